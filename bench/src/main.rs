@@ -1,0 +1,2 @@
+//! `tenantry-bench`: load scenarios.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Starts and stops local PostgreSQL clusters from installed binaries.

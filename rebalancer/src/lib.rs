@@ -1,0 +1,1 @@
+//! Moves tenants between shards while they are in use.

@@ -1,0 +1,1 @@
+//! The data plane: PostgreSQL wire proxy, HTTP, pools, metrics.

@@ -1,0 +1,1 @@
+//! The contract every part of Tenantry shares: ids, ring, placement, directory, catalog, guard.

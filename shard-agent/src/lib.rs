@@ -1,0 +1,1 @@
+//! Work that must happen next to the data: shard bootstrap, owner rows, migrations.
