@@ -1,1 +1,13 @@
 //! The contract every part of Tenantry shares: ids, ring, placement, directory, catalog, guard.
+//!
+//! What is pure stands at the top: [`tenant`], [`shard`], [`ring`], [`directory`] and [`fleet`] do no IO. [`snapshot`]
+//! keeps a fleet in a file.
+
+pub mod change;
+pub mod directory;
+pub mod fleet;
+pub mod names;
+pub mod ring;
+pub mod shard;
+pub mod snapshot;
+pub mod tenant;
