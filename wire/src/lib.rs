@@ -14,6 +14,7 @@ pub mod frame;
 pub mod frontend;
 mod put;
 mod reader;
+pub mod scram;
 pub mod sqlstate;
 pub mod startup;
 pub mod tag;
