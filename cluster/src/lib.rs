@@ -30,4 +30,5 @@ pub use account::{Account, default_data_dir};
 pub use error::{DiscoverError, ServerError};
 pub use install::{OLDEST_MAJOR, PgInstall, PgVersion};
 pub use options::{Lifetime, ServerOptions, StopMode};
+pub use ports::free_port;
 pub use server::{Server, start_many, stop_many};

@@ -10,8 +10,9 @@ use rand::RngExt as _;
 const RANGE: std::ops::Range<u16> = 15_000..32_000;
 const TRIES: usize = 200;
 
-/// A port of 127.0.0.1 that was free a moment ago.
-pub(crate) fn propose() -> Option<u16> {
+/// A port of 127.0.0.1 that was free a moment ago, for a listener that must keep its port while it is down.
+#[must_use]
+pub fn free_port() -> Option<u16> {
     let mut rng = rand::rng();
     (0..TRIES)
         .map(|_| rng.random_range(RANGE))
@@ -30,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_not_free() {
-        let port = propose().unwrap();
+        let port = free_port().unwrap();
         let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         assert!(!is_free(port));
         assert!(RANGE.contains(&port));

@@ -345,7 +345,7 @@ impl Server {
         }
         let mut port = 0;
         for _ in 0..PORT_TRIES {
-            port = ports::propose().ok_or(ServerError::PortTaken { port })?;
+            port = ports::free_port().ok_or(ServerError::PortTaken { port })?;
             if matches!(self.launch(port).await?, Launch::Ready) {
                 return Ok(port);
             }
