@@ -3,5 +3,9 @@
 //! No shipped crate depends on this one. It must not depend on the router either, whose tests use it.
 
 mod fault_proxy;
+mod raw_client;
 
 pub use fault_proxy::{Direction, FaultProxy};
+pub use raw_client::{
+    Login, RawClient, RawError, commands_of, error_of, rows_of, send_cancel, status_of, tags_of,
+};
