@@ -1,8 +1,8 @@
 //! What the catalog's table `change` carries: every write that a router must learn of.
 //!
-//! The JSON of a [`ChangeBody`] is the row's payload, `{"kind": "...", ...}`. SQL triggers write it as well, so the tags
-//! and field names are an interface: add, never rename. A kind that this version does not know fails to read, and the
-//! follower reloads everything.
+//! The JSON of a [`ChangeBody`] is `{"kind": …, "payload": …}`, the row's columns of these names. SQL triggers write
+//! them, so the tags and field names are an interface: add, never rename. A kind that this version does not know fails
+//! to read, and the follower reloads everything.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub struct ChangeGroup {
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", content = "payload", rename_all = "snake_case")]
 pub enum ChangeBody {
     /// A tenant was created or altered. The payload is the row.
     Tenant(TenantRow),
@@ -125,9 +125,9 @@ mod tests {
     #[test]
     fn the_payload_of_a_tenant_is_what_to_jsonb_writes() {
         let body: ChangeBody = serde_json::from_str(
-            r#"{"kind": "tenant", "id": 17, "slug": "blue-hat", "state": "suspended", "isolation": "pooled", "plan": null,
+            r#"{"kind": "tenant", "payload": {"id": 17, "slug": "blue-hat", "state": "suspended", "isolation": "pooled", "plan": null,
                 "epoch": 3, "is_demo": true, "is_simulation": false, "created_at": "2026-01-02T03:04:05+00:00",
-                "suspended_reason": "unpaid", "suspended_at": "2026-02-03T04:05:06.789+00:00"}"#,
+                "suspended_reason": "unpaid", "suspended_at": "2026-02-03T04:05:06.789+00:00"}}"#,
         )
         .unwrap();
         let ChangeBody::Tenant(row) = &body else {
