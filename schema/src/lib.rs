@@ -1,8 +1,9 @@
 //! The contract every part of Tenantry shares: ids, ring, placement, directory, catalog, guard.
 //!
 //! What is pure stands at the top: [`tenant`], [`shard`], [`ring`], [`directory`] and [`fleet`] do no IO. [`snapshot`]
-//! keeps a fleet in a file.
+//! keeps a fleet in a file, [`catalog`] is the client of the database that holds the truth about it.
 
+pub mod catalog;
 pub mod change;
 pub mod directory;
 pub mod fleet;
