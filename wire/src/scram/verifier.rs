@@ -62,6 +62,12 @@ impl Verifier {
         }
     }
 
+    /// Whether this is a verifier of that password.
+    #[must_use]
+    pub fn is_of(&self, password: &str) -> bool {
+        *self == Self::generate(password, self.iterations, &self.salt)
+    }
+
     /// Reads the form that PostgreSQL stores.
     ///
     /// # Errors
