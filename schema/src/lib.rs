@@ -1,12 +1,14 @@
 //! The contract every part of Tenantry shares: ids, ring, placement, directory, catalog, guard.
 //!
 //! What is pure stands at the top: [`tenant`], [`shard`], [`ring`], [`directory`] and [`fleet`] do no IO. [`snapshot`]
-//! keeps a fleet in a file, [`catalog`] is the client of the database that holds the truth about it.
+//! keeps a fleet in a file, [`catalog`] is the client of the database that holds the truth about it, and [`follow`]
+//! keeps a fleet current from there.
 
 pub mod catalog;
 pub mod change;
 pub mod directory;
 pub mod fleet;
+pub mod follow;
 pub mod guard;
 pub mod names;
 pub mod ring;

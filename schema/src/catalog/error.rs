@@ -22,6 +22,15 @@ pub enum CatalogError {
     /// The connection was lost while an operation ran; whether a commit took place is unknown.
     #[error("the connection to the catalog was lost")]
     Lost(#[source] tokio_postgres::Error),
+    /// The catalog accepts connections but does not answer.
+    #[error("the catalog did not answer within {} ms", within.as_millis())]
+    Silent {
+        /// How long was waited.
+        within: std::time::Duration,
+    },
+    /// Work of ours was cut short, by a shutdown or a defect.
+    #[error("{0} was interrupted")]
+    Interrupted(&'static str),
     /// The database has no catalog, or `init` has not chosen the tenant key yet.
     #[error("the database holds no initialised catalog")]
     NotInitialised,
@@ -112,7 +121,10 @@ impl CatalogError {
 
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Lost(_) | Self::Busy(_))
+        matches!(
+            self,
+            Self::Connect { .. } | Self::Lost(_) | Self::Silent { .. } | Self::Busy(_)
+        )
     }
 
     /// What to do about it, where the catalog says.

@@ -61,7 +61,7 @@ pub(crate) async fn load(client: &mut Client) -> Result<Loaded, CatalogError> {
     // Sorting and hashing millions of names would stall everything else on this thread.
     let built = tokio::task::spawn_blocking(move || builder.build()).await;
     let directory = built
-        .map_err(|_| CatalogError::Copy("building the directory was interrupted"))?
+        .map_err(|_| CatalogError::Interrupted("building the directory"))?
         .map_err(unfit)?;
     let sequence = sequence.unsigned_abs();
     let fleet = Fleet {

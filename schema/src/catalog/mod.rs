@@ -25,9 +25,12 @@ use tokio_postgres::{Client, Config};
 use crate::fleet::FleetSettings;
 
 pub use audit::{AuditEntry, AuditRecord};
+pub(crate) use changes::changes_after;
 pub use changes::{CHANGE_CHANNEL, Changes, TrimPolicy};
+pub(crate) use connection::open;
 pub use connection::parse_url;
 pub use error::CatalogError;
+pub(crate) use load::{Origin, load, origin};
 pub use migrate::{MigrateReport, latest_version};
 pub use routers::{RegisteredRouter, RouterId};
 pub use shards::{AddedShard, NewShard};
