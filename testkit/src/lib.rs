@@ -3,9 +3,11 @@
 //! No shipped crate depends on this one. It must not depend on the router either, whose tests use it.
 
 mod fault_proxy;
+mod fleet;
 mod raw_client;
 
 pub use fault_proxy::{Direction, FaultProxy};
+pub use fleet::{Fleet, FleetBuilder, FleetShard};
 pub use raw_client::{
     Login, RawClient, RawError, commands_of, error_of, rows_of, send_cancel, status_of, tags_of,
 };
