@@ -309,6 +309,11 @@ async fn install_roles(
 ) -> Result<(), BootstrapError> {
     let step = during("creating the server's roles");
     let transaction = client.transaction().await.map_err(&step)?;
+    // A lock on a shared catalog counts in every database of the server.
+    transaction
+        .batch_execute("LOCK TABLE pg_catalog.pg_authid IN SHARE ROW EXCLUSIVE MODE")
+        .await
+        .map_err(&step)?;
     let before = role_state(&transaction).await.map_err(&step)?;
     transaction
         .batch_execute(&script.roles)

@@ -37,7 +37,7 @@ impl Default for GuardOptions {
 /// transaction.
 #[derive(Debug, Clone)]
 pub struct GuardScript {
-    /// The server's roles, in a transaction of its own, as superuser.
+    /// The server's roles, as superuser, in a transaction of its own that locks `pg_authid` first.
     pub roles: String,
     /// The schema itself, as superuser.
     pub schema: String,

@@ -1,8 +1,6 @@
--- The server roles of a shard. Roles belong to the whole server, so this file may run for several databases of one
--- server at once: the lock below is on a shared catalog and therefore counts in every database.
--- Passwords are not set here: the agent stores SCRAM verifiers it computed itself.
-lock table pg_catalog.pg_authid in share row exclusive mode;
-
+-- The server roles of a shard. Roles belong to the whole server: whoever runs this holds a lock on pg_authid, because
+-- several databases of one server may be installed at once. Passwords are not set here: the agent stores SCRAM
+-- verifiers it computed itself.
 do $roles$
 declare
     wanted record;
@@ -47,7 +45,6 @@ begin
         from (values
             ('tenantry_copy',     'tenantry_app'),
             ('tenantry_owner',    'tenantry_agent'),
-            ('tenantry_app',      'tenantry_agent'),
             ('pg_monitor',        'tenantry_agent'),
             ('pg_signal_backend', 'tenantry_agent'),
             ('pg_monitor',        'tenantry_operator'),
