@@ -15,6 +15,7 @@ pub mod frontend;
 mod put;
 mod reader;
 pub mod scram;
+pub mod sql;
 pub mod sqlstate;
 pub mod startup;
 pub mod tag;

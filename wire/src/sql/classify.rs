@@ -1,0 +1,121 @@
+//! The classifier: from a statement's first word to its kind.
+//!
+//! Nearly every statement is a query that concerns the router in nothing. For those the work is one token and one
+//! search through the text, without allocation.
+
+use super::{
+    calls,
+    cursor::Cursor,
+    decode::{Parsed, Refusal},
+    hints::{mentions_setting_function, mentions_temp},
+    kind::Kind,
+    lexer::{Lexer, TokenKind},
+    session, setting, transaction,
+};
+
+/// Longest keyword that begins a statement of the list: `deallocate`.
+const KEYWORD_LIMIT: usize = 10;
+
+/// Tells what a statement is to the router. `text` holds one statement, with or without semicolons behind it; a text of
+/// several is [`Kind::Plain`], as PostgreSQL refuses it in the extended protocol ([`super::split`] divides simple
+/// queries). `standard_conforming_strings` is the session's setting.
+#[must_use]
+pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> Kind<'_> {
+    let text = text.as_ref();
+    let mut lexer = Lexer::new(text, standard_conforming_strings);
+    let first = lexer.find(|token| token.kind != TokenKind::Punct(b';'));
+    let Some(first) = first else {
+        return Kind::Empty;
+    };
+    let word = lexer.slice(first);
+    let mut folded = [0; KEYWORD_LIMIT];
+    let folded = match folded.get_mut(..word.len()) {
+        Some(folded) if first.kind == TokenKind::Ident => {
+            folded.copy_from_slice(word);
+            folded.make_ascii_lowercase();
+            &*folded
+        }
+        _ => b"",
+    };
+    let body = || Cursor::behind(lexer, first);
+    let parsed = match folded {
+        b"select" | b"with" | b"insert" | b"update" | b"delete" | b"values" => {
+            Ok(query(lexer, first.start))
+        }
+        b"abort" => transaction::abort(body()),
+        b"alter" => session::alter(body()),
+        b"begin" => transaction::begin(body()),
+        b"cluster" => session::cluster(body()),
+        b"commit" => transaction::commit(body()),
+        b"copy" => session::copy(body()),
+        b"create" => session::create(body()),
+        b"deallocate" => session::deallocate(body()),
+        b"declare" => session::declare(body()),
+        b"discard" => session::discard(body()),
+        b"drop" => session::drop(body()),
+        b"end" => transaction::end(body()),
+        b"execute" => session::execute(body()),
+        b"listen" => session::listen(body()),
+        b"lock" => Ok(Kind::LockTable),
+        b"notify" => session::notify(body()),
+        b"prepare" => session::prepare(body()),
+        b"reindex" => session::reindex(body()),
+        b"release" => transaction::release(body()),
+        b"reset" => setting::reset(body()),
+        b"rollback" => transaction::rollback(body()),
+        b"savepoint" => transaction::savepoint(body()),
+        b"set" => setting::set(body()),
+        b"show" => setting::show(body()),
+        b"start" => transaction::start(body()),
+        b"truncate" => Ok(Kind::Truncate),
+        b"unlisten" => session::unlisten(body()),
+        b"vacuum" => Ok(Kind::NoTransaction),
+        _ => Ok(query(lexer, first.start)),
+    };
+    settle(parsed)
+}
+
+fn settle(parsed: Parsed<Kind<'_>>) -> Kind<'_> {
+    match parsed {
+        Ok(kind) => kind,
+        Err(Refusal::Malformed) => Kind::Plain,
+        Err(Refusal::NotUtf8) => Kind::NotUtf8,
+    }
+}
+
+/// Any statement that is not on the list by its first word: it may still call the functions for settings, or select
+/// into a temporary table.
+fn query(lexer: Lexer<'_>, start: usize) -> Kind<'_> {
+    let text = lexer.text();
+    let calls_settings = mentions_setting_function(text);
+    if !calls_settings && !mentions_temp(text) {
+        return Kind::Plain;
+    }
+    let cursor = Cursor::at(lexer, start);
+    if calls_settings && let Some(kind) = calls::statement(cursor) {
+        return kind;
+    }
+    if selects_into_temp(cursor) {
+        Kind::CreateTemp
+    } else {
+        Kind::Plain
+    }
+}
+
+/// `SELECT ... INTO TEMP`, which INSERT INTO a table of that name is not.
+fn selects_into_temp(mut cursor: Cursor<'_>) -> bool {
+    let mut inserts = false;
+    while let Some(token) = cursor.bump() {
+        if !inserts && cursor.is_keyword(Some(token), "into") {
+            let mut ahead = cursor;
+            let _ = ahead.keyword("local") || ahead.keyword("global");
+            if ahead.keyword("temp") || ahead.keyword("temporary") {
+                return true;
+            }
+        }
+        inserts = ["insert", "merge"]
+            .iter()
+            .any(|keyword| cursor.is_keyword(Some(token), keyword));
+    }
+    false
+}

@@ -1,0 +1,70 @@
+//! Cheap judgements over a whole statement. They search the text, or its tokens, and may err to the safe side only.
+
+use super::{cursor::Cursor, lexer::TokenKind};
+
+/// Whether the text may call `set_config` or `current_setting`, or hides identifiers behind escapes. A pass over the
+/// bytes without allocation; also true where the words stand in a literal or a comment.
+#[must_use]
+pub fn mentions_setting_function(text: &[u8]) -> bool {
+    memchr::memchr2_iter(b'_', b'&', text).any(|at| match text.get(at) {
+        Some(b'_') => {
+            surrounded(text, at, b"set", b"config") || surrounded(text, at, b"current", b"setting")
+        }
+        _ => surrounded(text, at, b"u", b"\""),
+    })
+}
+
+/// Whether the text may take an advisory lock that outlives the transaction.
+#[must_use]
+pub fn takes_session_lock(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'_', text).any(|at| surrounded(text, at, b"advisory", b"lock"))
+}
+
+pub(super) fn mentions_temp(text: &[u8]) -> bool {
+    memchr::memchr2_iter(b'm', b'M', text).any(|at| surrounded(text, at, b"te", b"p"))
+}
+
+/// Whether `before` and `after` stand around the byte at `at`, in any case.
+fn surrounded(text: &[u8], at: usize, before: &[u8], after: &[u8]) -> bool {
+    let (head, tail) = text.split_at(at);
+    let ends = head
+        .split_at_checked(head.len().wrapping_sub(before.len()))
+        .is_some_and(|(_, end)| end.eq_ignore_ascii_case(before));
+    ends && tail
+        .get(1..=after.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(after))
+}
+
+/// Whether a statement only reads, as far as its words tell: functions it calls may still write. SELECT, VALUES, TABLE,
+/// SHOW and EXPLAIN without ANALYZE, with no INTO, no row locks and no data-modifying part.
+#[must_use]
+pub fn is_read_only_hint<T: AsRef<[u8]> + ?Sized>(
+    text: &T,
+    standard_conforming_strings: bool,
+) -> bool {
+    const READS: &[&str] = &["select", "values", "table", "show", "explain", "with"];
+    const WRITES: &[&str] = &[
+        "into", "insert", "update", "delete", "merge", "analyze", "analyse",
+    ];
+    const LOCKS: &[&str] = &["update", "no", "share", "key"];
+    let mut cursor = Cursor::new(text.as_ref(), standard_conforming_strings);
+    while cursor.punct(b'(') {}
+    if !READS.iter().any(|keyword| cursor.at_keyword(keyword)) {
+        return false;
+    }
+    while let Some(token) = cursor.bump() {
+        let is = |keywords: &[&str]| {
+            keywords
+                .iter()
+                .any(|keyword| cursor.is_keyword(Some(token), keyword))
+        };
+        let locks = is(&["for"]) && LOCKS.iter().any(|keyword| cursor.at_keyword(keyword));
+        if locks || is(WRITES) || token.kind == TokenKind::Unterminated {
+            return false;
+        }
+        if token.kind == TokenKind::Punct(b';') && !cursor.at_end() {
+            return false;
+        }
+    }
+    true
+}
