@@ -23,7 +23,6 @@ const COMMON: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("password_encryption", "scram-sha-256"),
     ("max_connections", "100"),
-    ("dynamic_shared_memory_type", "posix"),
     // Moves and reference tables travel by logical replication.
     ("wal_level", "logical"),
     ("max_wal_senders", "16"),
@@ -46,6 +45,8 @@ const COMMON: &[(&str, &str)] = &[
 /// many run at once. Commits stay synchronous, so that what was committed survives a killed server.
 const THROWAWAY: &[(&str, &str)] = &[
     ("fsync", "off"),
+    // Segments inside the data directory: those of a killed server go with it.
+    ("dynamic_shared_memory_type", "mmap"),
     ("full_page_writes", "off"),
     ("shared_buffers", "32MB"),
     ("max_wal_size", "256MB"),
@@ -53,6 +54,7 @@ const THROWAWAY: &[(&str, &str)] = &[
 ];
 
 const DURABLE: &[(&str, &str)] = &[
+    ("dynamic_shared_memory_type", "posix"),
     ("shared_buffers", "128MB"),
     ("max_wal_size", "1GB"),
     ("min_wal_size", "80MB"),

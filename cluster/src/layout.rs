@@ -25,6 +25,12 @@ use crate::template::{Template, random_password, write_private};
 const SOCKET_PATH_MAX: usize = 100;
 const SOCKET_NAME: &str = "/.s.PGSQL.65535";
 
+/// Memory file system of Linux. A disk that others keep busy makes the thousand small files of a new server take
+/// seconds; here they take a tenth of one.
+const MEMORY_DIR: &str = "/dev/shm";
+/// Free space from which on it is used: some servers with test data. Containers often have 64 MB.
+const MEMORY_DIR_FREE_MIN: u64 = 2 << 30;
+
 /// The directories of one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -60,7 +66,7 @@ impl Layout {
 
     /// Creates a directory that goes with the server.
     pub(crate) fn scratch(account: &Account) -> Result<Self, ServerError> {
-        let temp = env::temp_dir();
+        let temp = scratch_parent();
         let scratch = tempfile::Builder::new()
             .prefix("tenantry-pg-")
             .tempdir_in(&temp)
@@ -166,5 +172,20 @@ impl Layout {
             found,
             have,
         })
+    }
+}
+
+/// Where throwaway servers live: `TMPDIR`, else memory if there is enough, else the system's temporary directory.
+fn scratch_parent() -> PathBuf {
+    let roomy = || {
+        let stat = rustix::fs::statvfs(MEMORY_DIR).ok()?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        (free >= MEMORY_DIR_FREE_MIN).then(|| PathBuf::from(MEMORY_DIR))
+    };
+    let chosen = env::var_os("TMPDIR").is_some_and(|dir| !dir.is_empty());
+    if chosen {
+        env::temp_dir()
+    } else {
+        roomy().unwrap_or_else(env::temp_dir)
     }
 }

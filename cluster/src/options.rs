@@ -33,8 +33,8 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// A server in a new directory under the system's temporary directory. It does not fsync, and its files go when
-    /// it stops for good.
+    /// A server in a new directory of its own: under `TMPDIR` if that is set, else in memory (`/dev/shm`) if there is
+    /// room, else under the system's temporary directory. It does not fsync, and its files go when it stops for good.
     #[must_use]
     pub fn throwaway() -> Self {
         Self {
