@@ -1,35 +1,31 @@
 //! One local PostgreSQL server: start, stop, kill, restart, adopt.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod end;
+mod launch;
 
-use futures_util::future::try_join_all;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::task::spawn_blocking;
 
+use self::launch::Launch;
 use crate::account::Account;
-use crate::conf;
 use crate::error::ServerError;
 use crate::install::PgInstall;
 use crate::layout::Layout;
-use crate::options::{ServerOptions, StopMode};
-use crate::ports;
+use crate::options::{Lifetime, ServerOptions, StopMode};
 use crate::postmaster::{self, LockFile};
-use crate::session::SUPERUSER;
 use crate::watcher::Watcher;
 
-const START_MAX: Duration = Duration::from_secs(60);
 const STOP_MAX: Duration = Duration::from_secs(60);
-/// After this a handle that is dropped stops being polite.
-const DROP_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(5);
-const PORT_TRIES: usize = 20;
 
 /// A local PostgreSQL server. Dropping it ends the server unless it is detached.
 #[derive(Debug)]
@@ -88,8 +84,7 @@ pub async fn start_many(options: Vec<ServerOptions>) -> Result<Vec<Server>, Serv
 /// # Errors
 /// The first [`ServerError`]; the other servers are told to stop all the same.
 pub async fn stop_many(servers: &[Server], mode: StopMode) -> Result<(), ServerError> {
-    let results =
-        futures_util::future::join_all(servers.iter().map(|server| server.stop(mode))).await;
+    let results = join_all(servers.iter().map(|server| server.stop(mode))).await;
     results.into_iter().collect()
 }
 
@@ -159,7 +154,7 @@ impl Server {
             install: PgInstall::discover()?,
             layout: Layout::durable(dir, &account)?,
             account,
-            options: ServerOptions::durable(dir).lifetime(crate::Lifetime::Detached),
+            options: ServerOptions::durable(dir).lifetime(Lifetime::Detached),
             password: String::new(),
             port: 0,
             turn: tokio::sync::Mutex::default(),
@@ -306,204 +301,6 @@ impl Server {
         self.state.get_mut().watcher = Some(Watcher::start(&self.layout.data, signal, &remove)?);
         Ok(())
     }
-
-    /// Brings the data directory into being if need be, and starts the process.
-    async fn first_start(&mut self, lock: Arc<File>) -> Result<(), ServerError> {
-        let (layout, install, account) = (
-            self.layout.clone(),
-            self.install.clone(),
-            self.account.clone(),
-        );
-        let wanted = self.options.superuser_password.clone();
-        let held = Arc::clone(&lock);
-        let prepare = move || {
-            // The copy goes on when this start is given up; nobody may begin another one in the meantime.
-            let _held = held;
-            layout.prepare(&install, &account, wanted)
-        };
-        let prepared = spawn_blocking(prepare).await.unwrap_or_else(resume)?;
-        self.password = prepared.password;
-        self.port = self.launch_on_some_port().await?;
-        if let Some(password) = prepared.change_to {
-            let client = self.connect("postgres").await?;
-            let quoted = password.replace('\'', "''");
-            client
-                .batch_execute(&format!("ALTER ROLE {SUPERUSER} PASSWORD '{quoted}'"))
-                .await?;
-            self.layout.write_password(&password)?;
-            self.password = password;
-        }
-        Ok(())
-    }
-
-    async fn launch_on_some_port(&self) -> Result<u16, ServerError> {
-        if let Some(port) = self.options.port {
-            if ports::is_free(port) && matches!(self.launch(port).await?, Launch::Ready) {
-                return Ok(port);
-            }
-            return Err(ServerError::PortTaken { port });
-        }
-        let mut port = 0;
-        for _ in 0..PORT_TRIES {
-            port = ports::free_port().ok_or(ServerError::PortTaken { port })?;
-            if matches!(self.launch(port).await?, Launch::Ready) {
-                return Ok(port);
-            }
-        }
-        Err(ServerError::PortTaken { port })
-    }
-
-    /// Starts the process and waits until it accepts sessions.
-    async fn launch(&self, port: u16) -> Result<Launch, ServerError> {
-        self.layout.create_socket_dir(&self.account)?;
-        conf::write(
-            &self.layout.data,
-            &self.layout.socket_dir,
-            port,
-            &self.options,
-            &self.account,
-        )?;
-        let log_start = fs::metadata(&self.layout.log).map_or(0, |meta| meta.len());
-        let pid = self.spawn()?;
-        let deadline = Instant::now() + START_MAX;
-        loop {
-            if self.pid().is_none() {
-                let log = postmaster::log_tail(&self.layout.log, log_start);
-                self.forget_process();
-                if log.contains("Address already in use") {
-                    self.layout.remove_outside_socket_dir();
-                    return Ok(Launch::PortTaken);
-                }
-                return Err(ServerError::Died {
-                    dir: self.layout.dir.clone(),
-                    log,
-                });
-            }
-            if LockFile::read(&self.layout.data).is_some_and(|lock| lock.pid == pid && lock.ready) {
-                return Ok(Launch::Ready);
-            }
-            if Instant::now() > deadline {
-                return Err(self.timeout("start", START_MAX));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    fn spawn(&self) -> Result<u32, ServerError> {
-        let path = &self.layout.log;
-        let log = fs::OpenOptions::new().append(true).create(true).open(path);
-        let log = log.map_err(ServerError::io("open", path))?;
-        let program = self.install.program("postgres");
-        let mut command = Command::new(&program);
-        command.arg("-D").arg(&self.layout.data);
-        self.account.apply(&mut command);
-        // A group of its own: ctrl-c reaches whoever owns the server, and the owner decides how it ends.
-        command
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let child = command
-            .spawn()
-            .map_err(|source| ServerError::Spawn { program, source })?;
-        let pid = child.id();
-        let mut state = self.state.lock();
-        if let Some(watcher) = &mut state.watcher {
-            watcher.watch(Some(pid));
-        }
-        state.process = Some(Process::Own(child));
-        Ok(pid)
-    }
-
-    async fn stop_in_turn(&self, mode: StopMode) -> Result<(), ServerError> {
-        if let Some(pid) = self.pid() {
-            let signal = match mode {
-                StopMode::Smart => Signal::TERM,
-                StopMode::Fast => Signal::INT,
-                StopMode::Immediate => Signal::QUIT,
-            };
-            postmaster::signal(pid, signal);
-            self.wait_ended(STOP_MAX).await?;
-        }
-        self.layout.remove_outside_socket_dir();
-        Ok(())
-    }
-
-    async fn wait_ended(&self, limit: Duration) -> Result<(), ServerError> {
-        let deadline = Instant::now() + limit;
-        while self.pid().is_some() {
-            if Instant::now() > deadline {
-                return Err(self.timeout("stop", limit));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        self.forget_process();
-        Ok(())
-    }
-
-    fn forget_process(&self) {
-        let mut state = self.state.lock();
-        state.process = None;
-        if let Some(watcher) = &mut state.watcher {
-            watcher.watch(None);
-        }
-    }
-
-    fn timeout(&self, what: &'static str, limit: Duration) -> ServerError {
-        ServerError::Timeout {
-            dir: self.layout.dir.clone(),
-            what,
-            seconds: limit.as_secs(),
-            log: self.log_tail(),
-        }
-    }
-
-    /// Ends the process without a runtime: politely if its data is kept, and in any case.
-    // Drop has no runtime to wait on.
-    #[allow(clippy::disallowed_methods)]
-    fn end_now(&mut self) {
-        let state = self.state.get_mut();
-        if let Some(mut process) = state.process.take()
-            && !process.has_ended()
-        {
-            let polite = if self.options.is_durable() {
-                Signal::INT
-            } else {
-                Signal::QUIT
-            };
-            let deadline = Instant::now() + DROP_MAX;
-            postmaster::signal(process.pid(), polite);
-            while !process.has_ended() {
-                std::thread::sleep(POLL);
-                if Instant::now() > deadline {
-                    postmaster::signal(process.pid(), Signal::KILL);
-                }
-            }
-        }
-        if self.layout.scratch.is_some()
-            && let Some(lock) = LockFile::read(&self.layout.data)
-        {
-            postmaster::release_shared_memory(&lock);
-        }
-        self.layout.remove_outside_socket_dir();
-        if let Some(watcher) = state.watcher.take() {
-            watcher.release();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if !self.options.is_detached() {
-            self.end_now();
-        }
-    }
-}
-
-/// How an attempt to start ended, if not with an error.
-enum Launch {
-    Ready,
-    PortTaken,
 }
 
 /// Goes on with the panic of a blocking task, or with the cancellation of the runtime that it ran on.
