@@ -1,0 +1,89 @@
+//! The command line of `tenantry tenant`.
+
+use clap::{Args, Subcommand};
+use tenantry_schema::tenant::TenantState;
+
+use crate::config::Period;
+
+/// `tenantry tenant …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Create a tenant; its shard follows from the ring
+    Create(CreateArgs),
+    /// List tenants in order of id
+    List(ListArgs),
+    /// Show one tenant
+    Show(NamedArgs),
+    /// Say which shard a tenant lives on, and why
+    Locate(NamedArgs),
+    /// Refuse a tenant's statements until it is resumed
+    Suspend(SuspendArgs),
+    /// Let a suspended tenant work again
+    Resume(NamedArgs),
+}
+
+/// Which tenant.
+#[derive(Args, Debug)]
+pub(crate) struct NamedArgs {
+    /// Id, slug or hostname
+    pub(crate) tenant: String,
+}
+
+/// `tenantry tenant create`
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// Short name: a letter, then letters, digits and hyphens, 63 at most
+    pub(crate) slug: String,
+    /// Id; chosen by the catalog if absent
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Plan, which carries default limits
+    #[arg(long)]
+    pub(crate) plan: Option<String>,
+    /// A hostname of the tenant; may be repeated
+    #[arg(long = "hostname", value_name = "NAME")]
+    pub(crate) hostnames: Vec<String>,
+    /// Wait until the tenant's shard has taken it in
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
+    pub(crate) timeout: Period,
+}
+
+/// `tenantry tenant list`
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Only tenants in this state
+    #[arg(long, value_parser = state)]
+    pub(crate) state: Option<TenantState>,
+    /// Only tenants that live on this shard
+    #[arg(long, value_name = "NAME")]
+    pub(crate) shard: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// Begin after this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) after: Option<String>,
+}
+
+/// `tenantry tenant suspend`
+#[derive(Args, Debug)]
+pub(crate) struct SuspendArgs {
+    /// Id, slug or hostname
+    pub(crate) tenant: String,
+    /// Told to the tenant's clients
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+fn state(text: &str) -> Result<TenantState, String> {
+    text.parse().map_err(|_| {
+        let names: Vec<&str> = TenantState::ALL
+            .into_iter()
+            .map(TenantState::as_str)
+            .collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
