@@ -70,11 +70,6 @@ impl Failure {
         Self::new(Exit::Precondition, message)
     }
 
-    /// Something needed cannot be reached at the moment.
-    pub(crate) fn transient(message: impl Into<String>) -> Self {
-        Self::new(Exit::Transient, message)
-    }
-
     /// Adds what the reader should do next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

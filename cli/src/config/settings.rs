@@ -1,4 +1,5 @@
 //! Every setting there is, with its default.
+#![allow(dead_code, reason = "settings of the roles other binaries' commands read")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
 //! Runs the binary in a clean environment.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::path::Path;
 
