@@ -13,6 +13,9 @@ pub const CHANGE_CHANNEL: &str = "tenantry_change";
 /// Rows per read. A transaction with more is read whole nevertheless.
 const READ_ROWS: i64 = 5_000;
 
+/// A transaction with more changes is not read: loading the fleet is cheaper, and this bounds the memory.
+const GROUP_ROWS_MAX: i64 = 100_000;
+
 /// What follows a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changes {
@@ -50,8 +53,10 @@ impl Catalog {
     /// Deletes changes that every live router has applied; answers how many.
     pub async fn trim_changes(&self, policy: TrimPolicy) -> Result<u64, CatalogError> {
         let client = self.client().await?;
+        // From the front only: `at` is when a row was written, not when it was committed, so it does not follow `seq`.
         let delete = "DELETE FROM tenantry.change c \
-                      WHERE c.at < now() - make_interval(secs => $1) \
+                      WHERE c.seq < coalesce((SELECT min(k.seq) FROM tenantry.change k \
+                                               WHERE k.at >= now() - make_interval(secs => $1)), c.seq + 1) \
                         AND c.seq <= coalesce((SELECT min(r.applied_seq) FROM tenantry.router r \
                                                 WHERE r.heartbeat_at > now() - make_interval(secs => $2)), c.seq)";
         Ok(client
@@ -95,6 +100,10 @@ pub(crate) async fn changes_after(
     }
     // The limit may have cut the last transaction, and the only one.
     let first_group: i64 = first.get("group_last");
+    if first_group - after > GROUP_ROWS_MAX {
+        let why = format!("changes {first_seq} to {first_group} are one transaction");
+        return Ok(Changes::Reload(why));
+    }
     let whole = |rows: &[Row]| {
         rows.last()
             .is_some_and(|row| row.get::<_, i64>("seq") >= first_group)

@@ -25,6 +25,8 @@ pub fn parse_url(url: &str) -> Result<Config, CatalogError> {
     }
     config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
     config.keepalives_idle(UNACKNOWLEDGED_MAX);
+    config.keepalives_interval(UNACKNOWLEDGED_MAX / 3);
+    config.keepalives_retries(3);
     Ok(config)
 }
 

@@ -79,10 +79,10 @@ pub(crate) async fn load(client: &mut Client) -> Result<Loaded, CatalogError> {
 pub(crate) async fn origin(
     client: &impl tokio_postgres::GenericClient,
 ) -> Result<Origin, CatalogError> {
-    let select = "SELECT concat_ws('/', f.catalog_id, s.system_identifier, \
+    let select = "SELECT concat_ws('/', f.catalog_id, s.system_identifier, d.oid, \
                          CASE WHEN pg_is_in_recovery() THEN 'standby' \
                               ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END) \
-                  FROM tenantry.fleet f, pg_control_system() s";
+                  FROM tenantry.fleet f, pg_control_system() s, pg_database d WHERE d.datname = current_database()";
     let row = client
         .query_opt(select, &[])
         .await?

@@ -192,7 +192,10 @@ async fn concurrent_writers_with_rollbacks_lose_nothing() {
     let gaps = "SELECT count(*), max(seq), (SELECT last_seq FROM tenantry.change_counter) FROM tenantry.change";
     let row = psql.query_one(gaps, &[]).await.unwrap();
     let (count, max, counter): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-    assert!(counter > 100, "the writers did too little: {counter} changes");
+    assert!(
+        counter > 100,
+        "the writers did too little: {counter} changes"
+    );
     assert_eq!((count, max), (counter, counter));
     follower.stop().await;
 }

@@ -8,7 +8,7 @@ use tenantry_schema::names::{Hostname, Slug};
 use tenantry_schema::shard::ShardState;
 use tenantry_schema::tenant::{TenantId, TenantKey, TenantState};
 
-use crate::fixture::{Fixture, new_shard, refusal};
+use crate::fixture::{Fixture, assert_same, new_shard, refusal};
 
 const VERIFIER: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
                         WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
@@ -412,4 +412,103 @@ async fn roles_routers_and_the_trail() {
         catalog.list_audit(Some(trail[0].id), 10).await.unwrap(),
         trail[1..]
     );
+}
+
+/// Triggers write the change log for whoever may write the table, and for nobody else.
+#[tokio::test]
+async fn a_clerk_needs_no_rights_on_the_log() {
+    let fixture = Fixture::new(TenantKey::Bigint).await;
+    fixture.add_shard("s1").await;
+    let admin = fixture.psql().await;
+    admin
+        .batch_execute(
+            "CREATE ROLE clerk; GRANT USAGE ON SCHEMA tenantry TO clerk; \
+             GRANT SELECT, INSERT, UPDATE ON tenantry.tenant, tenantry.hostname TO clerk",
+        )
+        .await
+        .unwrap();
+    let before = fixture.catalog.load_fleet().await.unwrap().sequence;
+    let clerk = fixture.psql().await;
+    clerk
+        .batch_execute(
+            "SET ROLE clerk; INSERT INTO tenantry.tenant (slug) VALUES ('a'); \
+             INSERT INTO tenantry.hostname (name, tenant) VALUES ('a.example.com', 1)",
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.catalog.load_fleet().await.unwrap().sequence,
+        before + 2
+    );
+    for sql in [
+        "INSERT INTO tenantry.change (kind, key, payload) VALUES ('reload', '', '{}')",
+        "TABLE tenantry.role",
+    ] {
+        assert!(refusal(&clerk, sql).await.starts_with("42501"), "{sql}");
+    }
+}
+
+/// A restored dump is a catalog like the one it was taken from.
+#[tokio::test]
+async fn dump_and_restore_keep_everything() {
+    let fixture = Fixture::new(TenantKey::Uuid).await;
+    fixture.add_shard("s1").await;
+    let hostnames = vec!["a.example.com".parse().unwrap()];
+    let new = NewTenant {
+        hostnames,
+        ..NewTenant::new("a".parse().unwrap())
+    };
+    fixture.catalog.create_tenant(new).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dump.sql");
+    fixture.server.create_database("restored").await.unwrap();
+    let restored = fixture.server.url("restored");
+    let programs: [(&str, [&str; 5]); 2] = [
+        (
+            "pg_dump",
+            [
+                "-f",
+                file.to_str().unwrap(),
+                "-d",
+                &fixture.url(),
+                "--no-sync",
+            ],
+        ),
+        (
+            "psql",
+            [
+                "-f",
+                file.to_str().unwrap(),
+                "-d",
+                &restored,
+                "-vON_ERROR_STOP=1",
+            ],
+        ),
+    ];
+    for (program, arguments) in programs {
+        let path = fixture.server.install().program(program);
+        // Some installations have the client programs elsewhere.
+        let path = if path.exists() { path } else { program.into() };
+        let output = tokio::process::Command::new(path)
+            .args(arguments)
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{program}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let copy = Catalog::connect(&restored).await.unwrap();
+    assert_eq!(copy.migrate().await.unwrap().from, latest_version());
+    assert_same(
+        &copy.load_fleet().await.unwrap(),
+        &fixture.catalog.load_fleet().await.unwrap(),
+    );
+    copy.create_tenant(NewTenant::new("b".parse().unwrap()))
+        .await
+        .unwrap();
+    let sequence = fixture.catalog.load_fleet().await.unwrap().sequence;
+    assert_eq!(copy.load_fleet().await.unwrap().sequence, sequence + 1);
 }
