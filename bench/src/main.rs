@@ -1,2 +1,40 @@
-//! `tenantry-bench`: load scenarios.
-fn main() {}
+//! `tenantry-bench`: load scenarios. Each states its bars and its least number of operations, prints its figures, and
+//! ends with a verdict; with `--check` a missed bar is a failure.
+
+mod directory;
+mod report;
+mod svg;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[derive(Parser)]
+#[command(
+    name = "tenantry-bench",
+    version,
+    about = "Load scenarios and their bars"
+)]
+struct Args {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Memory, load time and lookup latency of the directory that every router holds.
+    Directory(directory::Args),
+    /// One measurement of `directory`, in a process of its own.
+    #[command(hide = true)]
+    DirectoryPart(directory::PartArgs),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Args::parse().scenario {
+        Scenario::Directory(args) => directory::run(&args),
+        Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
+    }
+}

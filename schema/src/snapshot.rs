@@ -26,7 +26,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::directory::{Arenas, BuildError, Directory, DirectoryChange, Extra};
+use crate::directory::{Arena, BuildError, Directory, DirectoryChange, Extra};
 use crate::fleet::{Fleet, FleetSettings, Role};
 use crate::ring::{Ring, RingMember};
 use crate::shard::Shard;
@@ -112,7 +112,7 @@ impl SnapshotError {
     }
 }
 
-/// The body's first part; the two arenas follow.
+/// The body's first part; the directory's entries follow.
 #[derive(Serialize, Deserialize)]
 struct Contents {
     settings: FleetSettings,
@@ -134,8 +134,8 @@ struct StoredExtra {
 
 impl Contents {
     fn of(fleet: &Fleet) -> Self {
-        let arenas = fleet.directory.base_arenas();
-        let extras = arenas.extras.iter().map(|(place, extra)| {
+        let arena = fleet.directory.base_arena();
+        let extras = arena.extras.iter().map(|(place, extra)| {
             let stored = StoredExtra {
                 epoch: extra.epoch,
                 plan: extra.plan.clone(),
@@ -153,18 +153,13 @@ impl Contents {
                 .collect(),
             ring: fleet.ring.members().to_vec(),
             roles: fleet.roles.values().map(|role| Role::clone(role)).collect(),
-            plans: arenas.plans.clone(),
+            plans: arena.plans.clone(),
             extras: extras.collect(),
             overlay: fleet.directory.changes_since_base(),
         }
     }
 
-    fn into_fleet(
-        self,
-        tenants: Vec<u8>,
-        hostnames: Vec<u8>,
-        sequence: u64,
-    ) -> Result<Fleet, BuildError> {
+    fn into_fleet(self, entries: Vec<u8>, sequence: u64) -> Result<Fleet, BuildError> {
         let extras = self.extras.into_iter().map(|(place, stored)| {
             let extra = Extra {
                 epoch: stored.epoch,
@@ -174,15 +169,14 @@ impl Contents {
             };
             (place, extra)
         });
-        let arenas = Arenas {
+        let arena = Arena {
             key: self.settings.tenant_key,
-            tenants,
-            hostnames,
+            entries,
             plans: self.plans,
             extras: extras.collect(),
         };
         Ok(Fleet {
-            directory: Directory::from_arenas(arenas)?.apply(&self.overlay)?,
+            directory: Directory::from_arena(arena)?.apply(&self.overlay)?,
             settings: self.settings,
             shards: Arc::new(
                 self.shards
@@ -328,11 +322,9 @@ fn write(fleet: &Fleet, path: &Path) -> Result<(), SnapshotError> {
 
 /// Tells the number of bytes.
 fn encode_body(fleet: &Fleet, body: &mut impl Write) -> Result<u64, bincode::error::EncodeError> {
-    let arenas = fleet.directory.base_arenas();
+    let arena = fleet.directory.base_arena();
     let mut bytes = bincode::serde::encode_into_std_write(Contents::of(fleet), body, codec())?;
-    for arena in [&arenas.tenants, &arenas.hostnames] {
-        bytes += bincode::encode_into_std_write(arena.as_slice(), body, codec())?;
-    }
+    bytes += bincode::encode_into_std_write(arena.entries.as_slice(), body, codec())?;
     Ok(bytes as u64)
 }
 
@@ -385,15 +377,13 @@ fn decode_body(file: &File, header: &Header) -> Result<Fleet, SnapshotError> {
     let mut body = BufReader::with_capacity(BUFFER_BYTES, file);
     let contents: Contents =
         bincode::serde::decode_from_std_read(&mut body, codec()).map_err(SnapshotError::Decode)?;
-    let tenants =
-        bincode::decode_from_std_read(&mut body, codec()).map_err(SnapshotError::Decode)?;
-    let hostnames =
+    let entries =
         bincode::decode_from_std_read(&mut body, codec()).map_err(SnapshotError::Decode)?;
     if contents.settings.tenant_key != header.key {
         return Err(SnapshotError::HeaderDamaged);
     }
     contents
-        .into_fleet(tenants, hostnames, header.sequence)
+        .into_fleet(entries, header.sequence)
         .map_err(SnapshotError::Inconsistent)
 }
 

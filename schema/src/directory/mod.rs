@@ -4,6 +4,7 @@
 //! never changes: [`Directory::apply`] makes the next version, which shares the base and most of the overlay.
 //! It does not know shards or the ring; [`crate::fleet`] joins them.
 
+mod arena;
 mod base;
 mod overlay;
 mod record;
@@ -16,8 +17,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-pub use base::BuildError;
-pub(crate) use base::{Arenas, Base, Extra};
+pub(crate) use arena::{Arena, Extra};
+use base::{Base, Staged};
 use overlay::{Entry, Overlay};
 pub use record::{TenantRecord, TenantRow};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,38 @@ pub struct Directory {
     base: Arc<Base>,
     overlay: Overlay,
     tenant_count: usize,
+}
+
+/// Why a set of rows is no directory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// Two rows have one id.
+    #[error("two tenants have the id {}", .0.display(*.1))]
+    DuplicateId(TenantId, TenantKey),
+    /// Two tenants have one slug.
+    #[error("two tenants have the slug {0:?}")]
+    DuplicateSlug(String),
+    /// A hostname occurs twice.
+    #[error("the hostname {0:?} occurs twice")]
+    DuplicateHostname(String),
+    /// A hostname or pin names a tenant that is not there.
+    #[error("{what} names a tenant that does not exist")]
+    UnknownTenant {
+        /// The hostname, or the pin.
+        what: String,
+    },
+    /// A uuid in a `bigint` fleet.
+    #[error("a tenant id does not fit a bigint")]
+    NotABigint,
+    /// A slug or hostname of more than 255 bytes.
+    #[error("the name {0:?} is too long")]
+    NameTooLong(String),
+    /// More than the directory's places can number (16 GiB of entries).
+    #[error("more tenants than a directory can hold")]
+    Full,
+    /// An entry that no builder wrote.
+    #[error("a directory entry is damaged")]
+    Damaged,
 }
 
 /// One change to a directory.
@@ -298,13 +331,8 @@ impl Directory {
         self.overlay.len()
     }
 
-    /// Hostnames in the base.
-    pub fn base_hostname_count(&self) -> usize {
-        self.base.hostname_count()
-    }
-
-    pub(crate) fn base_arenas(&self) -> &Arenas {
-        self.base.arenas()
+    pub(crate) fn base_arena(&self) -> &Arena {
+        self.base.arena()
     }
 
     /// The changes that lead from the base to this directory.
@@ -333,18 +361,14 @@ impl Directory {
         changes
     }
 
-    /// A directory over arenas that a snapshot kept; checks every entry.
-    pub(crate) fn from_arenas(arenas: Arenas) -> Result<Self, BuildError> {
-        Self::over(arenas, None, &HashMap::new())
+    /// A directory over an arena that a snapshot kept; checks every entry.
+    pub(crate) fn from_arena(arena: Arena) -> Result<Self, BuildError> {
+        Self::over(arena, RandomState::new())
     }
 
-    fn over(
-        arenas: Arenas,
-        hostname_tenants: Option<&[TenantId]>,
-        pins: &HashMap<TenantId, ShardId>,
-    ) -> Result<Self, BuildError> {
-        let (key, hasher) = (arenas.key, RandomState::new());
-        let base = Base::new(arenas, &hasher, hostname_tenants, pins)?;
+    fn over(arena: Arena, hasher: RandomState) -> Result<Self, BuildError> {
+        let key = arena.key;
+        let base = Base::new(arena, &hasher)?;
         let tenant_count = base.tenant_count();
         Ok(Self {
             key,
@@ -368,44 +392,41 @@ impl fmt::Debug for Directory {
 
 /// Collects a directory's base. Tenants, hostnames and pins may come in any order; names are taken as they are, so
 /// they must be canonical.
-pub struct DirectoryBuilder {
-    arenas: Arenas,
-    plans: HashMap<Box<str>, u16>,
-    hostname_tenants: Vec<TenantId>,
-    pins: HashMap<TenantId, ShardId>,
-}
+pub struct DirectoryBuilder(Staged);
 
 impl DirectoryBuilder {
     /// A builder without rows.
     pub fn new(key: TenantKey) -> Self {
-        Self {
-            arenas: Arenas::new(key),
+        Self(Staged {
+            tenants: Arena::new(key),
             plans: HashMap::new(),
+            hostnames: Arena::new(key),
             hostname_tenants: Vec::new(),
             pins: HashMap::new(),
-        }
+        })
     }
 
     /// Adds a tenant, with its pin if the record has one.
     pub fn push_tenant(&mut self, record: &TenantRecord<'_>) -> Result<(), BuildError> {
-        self.arenas.push_tenant(record, &mut self.plans)?;
+        self.0.tenants.push_tenant(record, &mut self.0.plans)?;
         Ok(())
     }
 
     /// Adds a hostname.
     pub fn push_hostname(&mut self, name: &str, tenant: TenantId) -> Result<(), BuildError> {
-        self.arenas.push_hostname(name)?;
-        self.hostname_tenants.push(tenant);
+        self.0.hostnames.push_hostname(name.as_bytes(), 0)?;
+        self.0.hostname_tenants.push(tenant);
         Ok(())
     }
 
     /// Adds a pin; it replaces one that the tenant's record had.
     pub fn push_pin(&mut self, tenant: TenantId, shard: ShardId) {
-        self.pins.insert(tenant, shard);
+        self.0.pins.insert(tenant, shard);
     }
 
     /// The directory. Refuses duplicates, and hostnames and pins of tenants that are not there.
     pub fn build(self) -> Result<Directory, BuildError> {
-        Directory::over(self.arenas, Some(&self.hostname_tenants), &self.pins)
+        let hasher = RandomState::new();
+        Directory::over(self.0.arrange(&hasher)?, hasher)
     }
 }

@@ -13,6 +13,8 @@ use crate::tenant::TenantId;
 
 /// Buckets per kind; a power of two.
 const BUCKETS: usize = 512;
+/// Words of the filter (32 KiB): a full overlay of two million tenants passes one in five foreign keys.
+const FILTER_WORDS: usize = 4096;
 
 /// A tenant that was created or changed.
 #[derive(Debug, Clone)]
@@ -98,27 +100,42 @@ impl Overlay {
 /// A hash table whose copies share what neither changed. Each item's hash is kept with it.
 #[derive(Clone)]
 struct Buckets<T> {
+    /// Which hashes may be there; empty until the first item. Almost every lookup is of a key that did not change, and
+    /// ends here.
+    filter: Arc<Vec<u64>>,
     /// Empty until the first item, then [`BUCKETS`] long.
-    buckets: Vec<Arc<HashTable<(u64, T)>>>,
+    buckets: Arc<Vec<Bucket<T>>>,
     len: usize,
 }
+
+type Bucket<T> = Arc<HashTable<(u64, T)>>;
 
 impl<T> Default for Buckets<T> {
     fn default() -> Self {
         Self {
-            buckets: Vec::new(),
+            filter: Arc::default(),
+            buckets: Arc::default(),
             len: 0,
         }
     }
 }
 
 impl<T> Buckets<T> {
-    /// `HashTable` consumes a hash's uppermost and lowest bits; the bucket comes from the middle.
+    /// Of a hash, `HashTable` uses the seven uppermost bits and the lowest; the bucket comes from above the middle,
     fn bucket_of(hash: u64) -> usize {
         (hash >> 32) as usize % BUCKETS
     }
 
+    /// and the filter's word and bit from below it.
+    fn filter_bit(hash: u64) -> (usize, u64) {
+        ((hash >> 20) as usize % FILTER_WORDS, 1 << (hash >> 14 & 63))
+    }
+
     fn find(&self, hash: u64, is_key: impl Fn(&T) -> bool) -> Option<&T> {
+        let (word, bit) = Self::filter_bit(hash);
+        if self.filter.get(word)? & bit == 0 {
+            return None;
+        }
         let bucket = self.buckets.get(Self::bucket_of(hash))?;
         bucket
             .find(hash, |(_, item)| is_key(item))
@@ -134,10 +151,15 @@ impl<T> Buckets<T> {
 
 impl<T: Clone> Buckets<T> {
     fn set(&mut self, hash: u64, is_key: impl Fn(&T) -> bool, item: T) {
-        if self.buckets.is_empty() {
-            self.buckets = vec![Arc::default(); BUCKETS];
+        let filter = Arc::make_mut(&mut self.filter);
+        filter.resize(FILTER_WORDS, 0);
+        let (word, bit) = Self::filter_bit(hash);
+        if let Some(word) = filter.get_mut(word) {
+            *word |= bit;
         }
-        let Some(bucket) = self.buckets.get_mut(Self::bucket_of(hash)) else {
+        let buckets = Arc::make_mut(&mut self.buckets);
+        buckets.resize_with(BUCKETS, Arc::default);
+        let Some(bucket) = buckets.get_mut(Self::bucket_of(hash)) else {
             return;
         };
         let bucket = Arc::make_mut(bucket);

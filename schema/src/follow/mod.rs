@@ -10,7 +10,6 @@ mod snapshots;
 mod status;
 
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -171,10 +170,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
         let answer_max = self.timing.answer_max;
         // Before the first read, so that nothing is committed unheard between the two.
         let listen = format!("LISTEN {CHANGE_CHANNEL}");
-        in_time(answer_max, async {
-            Ok(client.batch_execute(&listen).await?)
-        })
-        .await?;
+        in_time(answer_max, async { Ok(client.batch_execute(&listen).await?) }).await?;
         let here = in_time(answer_max, origin(&client)).await?;
         if self
             .current
@@ -237,16 +233,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
     async fn reload(&mut self, client: &mut Client) -> Result<(), CatalogError> {
         tokio::time::sleep_until(self.reload_not_before.into()).await;
         let started = Instant::now();
-        let mut loading = pin!(in_time(self.timing.load_max, load(client)));
-        let loaded = match timeout(self.timing.answer_max, &mut loading).await {
-            Ok(loaded) => loaded?,
-            Err(_) => {
-                if self.current.is_none() {
-                    self.start_from_snapshot().await;
-                }
-                loading.await?
-            }
-        };
+        let loaded = in_time(self.timing.load_max, load(client)).await?;
         let took = started.elapsed();
         self.reload_not_before = Instant::now() + took;
         tracing::info!(
@@ -295,7 +282,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
                 tracing::warn!(
                     tenants = fleet.directory.len(),
                     sequence = fleet.sequence,
-                    "the catalog does not answer: serving from the snapshot file"
+                    "the catalog is away: serving from the snapshot file"
                 );
                 self.current = Some(Current {
                     fleet: Arc::new(fleet),
