@@ -1,0 +1,175 @@
+//! What a router is told at start: addresses, files, pool sizes and time limits.
+//!
+//! Plain data with defaults; reading files and the environment is the command line's work.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Largest router number: BackendKeyData carries it in 10 bits.
+pub const ROUTER_NUMBER_MAX: u16 = 1023;
+
+/// Configuration of one router process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where PostgreSQL clients connect.
+    pub listen: SocketAddr,
+    /// Where HTTP clients connect (`/livez`, `/readyz`, `/metrics`, `/resolve`).
+    pub http_listen: SocketAddr,
+    /// libpq URI of the catalog database; carries a password, so it is never printed.
+    pub catalog_url: String,
+    /// File with the guard keys and passwords of the shards.
+    pub secrets_file: PathBuf,
+    /// Where the directory snapshot is kept; without one a start needs the catalog.
+    pub snapshot_file: Option<PathBuf>,
+    /// Number of this router in the fleet, 1 to [`ROUTER_NUMBER_MAX`]; part of every cancel key.
+    pub number: u16,
+    /// Database name that clients give (`NAME` or `NAME/TENANT`).
+    pub database: String,
+    /// Server connections per shard.
+    pub pool_size: usize,
+    /// Sessions that may wait for a server connection of one shard.
+    pub pool_queue_max: usize,
+    /// Client connections at once, all roles together.
+    pub clients_max: usize,
+    /// Named statements kept per server connection.
+    pub statements_per_server_max: usize,
+    /// Largest message accepted from a client, bytes.
+    pub message_bytes_max: usize,
+    /// Time limits.
+    pub timeouts: Timeouts,
+}
+
+/// Time limits of one router.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From accept to ReadyForQuery, for a client.
+    #[serde(with = "humantime_serde")]
+    pub login: Duration,
+    /// Longest wait for a server connection.
+    #[serde(with = "humantime_serde")]
+    pub query_wait: Duration,
+    /// Longest time to open a server connection.
+    #[serde(with = "humantime_serde")]
+    pub server_connect: Duration,
+    /// An idle server connection older than this is closed.
+    #[serde(with = "humantime_serde")]
+    pub server_idle: Duration,
+    /// How long a shard that refused a connection is left alone.
+    #[serde(with = "humantime_serde")]
+    pub server_retry: Duration,
+    /// How long a session waits for its tenant to leave `provisioning`.
+    #[serde(with = "humantime_serde")]
+    pub provisioning_wait: Duration,
+    /// How long a stopping router lets open transactions finish.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 6432)),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 6433)),
+            catalog_url: String::new(),
+            secrets_file: PathBuf::from("secrets.json"),
+            snapshot_file: None,
+            number: 1,
+            database: "shop".to_owned(),
+            pool_size: 20,
+            pool_queue_max: 10_000,
+            clients_max: 20_000,
+            statements_per_server_max: 500,
+            message_bytes_max: 256 << 20,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            login: Duration::from_secs(15),
+            query_wait: Duration::from_secs(30),
+            server_connect: Duration::from_secs(5),
+            server_idle: Duration::from_secs(600),
+            server_retry: Duration::from_millis(200),
+            provisioning_wait: Duration::from_secs(1),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The router number does not fit the cancel key.
+    #[error("router number {0} is outside 1..={ROUTER_NUMBER_MAX}")]
+    Number(u16),
+    /// A limit that must be positive is zero.
+    #[error("`{0}` must be at least 1")]
+    Zero(&'static str),
+    /// No catalog was named.
+    #[error("`catalog_url` is empty: give the libpq URI of the catalog database")]
+    CatalogUrl,
+    /// The database name would be ambiguous beside `NAME/TENANT`.
+    #[error("`database` {0:?} is empty or contains a slash")]
+    Database(String),
+}
+
+impl Config {
+    /// Every reason why this configuration cannot be used, so that all can be mended at once.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        if self.number == 0 || self.number > ROUTER_NUMBER_MAX {
+            problems.push(ConfigError::Number(self.number));
+        }
+        for (name, value) in [
+            ("pool_size", self.pool_size),
+            ("pool_queue_max", self.pool_queue_max),
+            ("clients_max", self.clients_max),
+            ("statements_per_server_max", self.statements_per_server_max),
+            ("message_bytes_max", self.message_bytes_max),
+        ] {
+            if value == 0 {
+                problems.push(ConfigError::Zero(name));
+            }
+        }
+        if self.catalog_url.is_empty() {
+            problems.push(ConfigError::CatalogUrl);
+        }
+        if self.database.is_empty() || self.database.contains('/') {
+            problems.push(ConfigError::Database(self.database.clone()));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let config = Config {
+            number: 1024,
+            pool_size: 0,
+            database: "a/b".to_owned(),
+            ..Config::default()
+        };
+        assert_eq!(
+            config.problems(),
+            vec![
+                ConfigError::Number(1024),
+                ConfigError::Zero("pool_size"),
+                ConfigError::CatalogUrl,
+                ConfigError::Database("a/b".to_owned()),
+            ]
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! What a client is told when the router itself must refuse: the error table of the design, in one place.
+//!
+//! Every refusal has a SQLSTATE, a stable name in the routine field and a hint that says what to do.
+
+use std::time::Duration;
+
+use tenantry_wire::backend::{ErrorFields, Severity};
+use tenantry_wire::sqlstate;
+
+/// Why the router does not run what a client asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Unknown tenant, unknown role or wrong password at startup; deliberately one answer.
+    #[error("password authentication failed for user \"{user}\"")]
+    Authentication { user: String },
+    #[error("tenant \"{name}\" does not exist")]
+    UnknownTenant { name: String },
+    #[error("tenant {tenant} is suspended")]
+    Suspended {
+        tenant: String,
+        reason: Option<String>,
+        since: Option<String>,
+        at_startup: bool,
+    },
+    #[error("tenant {tenant} is closed")]
+    Closed { tenant: String, at_startup: bool },
+    #[error("role \"{role}\" may not act for tenant {tenant}")]
+    NotAllowed {
+        role: String,
+        tenant: String,
+        at_startup: bool,
+    },
+    #[error("the connection names two tenants, {first} by {first_source} and {second} by {second_source}")]
+    SourcesDisagree {
+        first: String,
+        first_source: &'static str,
+        second: String,
+        second_source: &'static str,
+    },
+    #[error("this session is bound to tenant {bound} and cannot switch")]
+    Immutable { bound: String },
+    #[error("cannot switch the tenant inside a transaction")]
+    SwitchInTransaction,
+    #[error("tenant {tenant} is still being provisioned")]
+    Provisioning { tenant: String, waited: Duration },
+    #[error("no shard can hold tenant {tenant}: the ring is empty")]
+    EmptyRing { tenant: String },
+    #[error("no shard is available")]
+    NoShard,
+    #[error("shard {shard} is not available")]
+    ShardDown { shard: String, reason: String },
+    #[error("no server connection of shard {shard} became free in {} ms", waited.as_millis())]
+    QueueTimeout {
+        shard: String,
+        waited: Duration,
+        waiting: usize,
+        pool_size: usize,
+    },
+    #[error("too many sessions wait for shard {shard}")]
+    QueueFull { shard: String, waiting: usize },
+    #[error("sorry, too many clients already")]
+    TooManyClients { limit: usize },
+    #[error("the server connection was lost, the transaction was rolled back")]
+    LostRolledBack { shard: String },
+    #[error("the server connection was lost before the outcome was known")]
+    LostUnknown { shard: String },
+    #[error("canceling statement due to user request")]
+    Canceled,
+    #[error("terminating connection due to administrator command")]
+    Shutdown,
+    #[error("{message}")]
+    Protocol { message: String },
+    #[error("{what} is not supported through the router")]
+    Unsupported { what: String, hint: &'static str },
+    #[error("{what} is not permitted")]
+    NotPermitted { what: &'static str, hint: &'static str },
+    #[error("current transaction is aborted, commands ignored until end of transaction block")]
+    TransactionAborted,
+    #[error("prepared statement \"{name}\" already exists")]
+    DuplicateStatement { name: String },
+    #[error("prepared statement \"{name}\" does not exist")]
+    UnknownStatement { name: String },
+    #[error("portal \"{name}\" does not exist")]
+    UnknownPortal { name: String },
+    #[error("unrecognized configuration parameter \"{name}\"")]
+    UnknownSetting { name: String },
+    #[error("parameter \"{name}\" cannot be changed")]
+    ReadOnlySetting { name: String },
+    #[error("invalid value for parameter \"{name}\": \"{value}\"")]
+    InvalidSetting { name: String, value: String },
+    #[error("database \"{name}\" is not served here")]
+    UnknownDatabase { name: String, served: String },
+}
+
+impl Refusal {
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Authentication { .. } => sqlstate::INVALID_PASSWORD,
+            Self::UnknownTenant { .. } | Self::InvalidSetting { .. } => {
+                sqlstate::INVALID_PARAMETER_VALUE
+            }
+            Self::Suspended { at_startup, .. }
+            | Self::Closed { at_startup, .. }
+            | Self::NotAllowed { at_startup, .. } => {
+                if *at_startup {
+                    sqlstate::INVALID_AUTHORIZATION_SPECIFICATION
+                } else {
+                    sqlstate::INSUFFICIENT_PRIVILEGE
+                }
+            }
+            Self::SourcesDisagree { .. } | Self::UnknownDatabase { .. } => {
+                sqlstate::INVALID_AUTHORIZATION_SPECIFICATION
+            }
+            Self::Immutable { .. } | Self::NotPermitted { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
+            Self::SwitchInTransaction => sqlstate::ACTIVE_SQL_TRANSACTION,
+            Self::Provisioning { .. }
+            | Self::EmptyRing { .. }
+            | Self::NoShard
+            | Self::ShardDown { .. } => sqlstate::CANNOT_CONNECT_NOW,
+            Self::QueueTimeout { .. } | Self::QueueFull { .. } | Self::TooManyClients { .. } => {
+                sqlstate::TOO_MANY_CONNECTIONS
+            }
+            Self::LostRolledBack { .. } => sqlstate::SERIALIZATION_FAILURE,
+            Self::LostUnknown { .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+            Self::Canceled => sqlstate::QUERY_CANCELED,
+            Self::Shutdown => sqlstate::ADMIN_SHUTDOWN,
+            Self::Protocol { .. } => sqlstate::PROTOCOL_VIOLATION,
+            Self::Unsupported { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::TransactionAborted => sqlstate::IN_FAILED_SQL_TRANSACTION,
+            Self::DuplicateStatement { .. } => sqlstate::DUPLICATE_PREPARED_STATEMENT,
+            Self::UnknownStatement { .. } => sqlstate::INVALID_SQL_STATEMENT_NAME,
+            Self::UnknownPortal { .. } => sqlstate::INVALID_CURSOR_NAME,
+            Self::UnknownSetting { .. } => sqlstate::UNDEFINED_OBJECT,
+            Self::ReadOnlySetting { .. } => sqlstate::CANT_CHANGE_RUNTIME_PARAM,
+        }
+    }
+
+    /// The stable name, in the routine field and in metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Authentication { .. } => "AUTHENTICATION_FAILED",
+            Self::UnknownTenant { .. } => "TENANT_UNKNOWN",
+            Self::Suspended { .. } => "TENANT_SUSPENDED",
+            Self::Closed { .. } => "TENANT_CLOSED",
+            Self::NotAllowed { .. } => "TENANT_NOT_ALLOWED",
+            Self::SourcesDisagree { .. } => "TENANT_SOURCES_DISAGREE",
+            Self::Immutable { .. } => "TENANT_IMMUTABLE",
+            Self::SwitchInTransaction => "TENANT_SWITCH_IN_TRANSACTION",
+            Self::Provisioning { .. } => "TENANT_PROVISIONING",
+            Self::EmptyRing { .. } => "RING_EMPTY",
+            Self::NoShard => "NO_SHARD",
+            Self::ShardDown { .. } => "SHARD_DOWN",
+            Self::QueueTimeout { .. } => "QUEUE_TIMEOUT",
+            Self::QueueFull { .. } => "QUEUE_FULL",
+            Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
+            Self::LostRolledBack { .. } => "BACKEND_LOST",
+            Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
+            Self::Canceled => "CANCELED",
+            Self::Shutdown => "SHUTDOWN",
+            Self::Protocol { .. } => "PROTOCOL_VIOLATION",
+            Self::Unsupported { .. } => "UNSUPPORTED",
+            Self::NotPermitted { .. } => "NOT_PERMITTED",
+            Self::TransactionAborted => "TRANSACTION_ABORTED",
+            Self::DuplicateStatement { .. } => "STATEMENT_EXISTS",
+            Self::UnknownStatement { .. } => "STATEMENT_UNKNOWN",
+            Self::UnknownPortal { .. } => "PORTAL_UNKNOWN",
+            Self::UnknownSetting { .. } => "SETTING_UNKNOWN",
+            Self::ReadOnlySetting { .. } => "SETTING_READ_ONLY",
+            Self::InvalidSetting { .. } => "SETTING_INVALID",
+            Self::UnknownDatabase { .. } => "DATABASE_UNKNOWN",
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Suspended { reason, since, .. } => {
+                let since = since.as_deref().map(|at| format!("suspended since {at}"));
+                match (reason, since) {
+                    (Some(reason), Some(since)) => Some(format!("{since}: {reason}")),
+                    (Some(reason), None) => Some(reason.clone()),
+                    (None, since) => since,
+                }
+            }
+            Self::ShardDown { reason, .. } => Some(reason.clone()),
+            Self::Provisioning { waited, .. } => {
+                Some(format!("waited {} ms for its shard", waited.as_millis()))
+            }
+            Self::QueueTimeout {
+                waiting, pool_size, ..
+            } => Some(format!(
+                "query_wait_timeout; {waiting} sessions wait, the pool has {pool_size} connections"
+            )),
+            Self::QueueFull { waiting, .. } => {
+                Some(format!("pool_queue_max; {waiting} sessions wait"))
+            }
+            Self::TooManyClients { limit } => Some(format!("clients_max is {limit}")),
+            Self::LostUnknown { shard } | Self::LostRolledBack { shard } => {
+                Some(format!("shard {shard}"))
+            }
+            Self::UnknownDatabase { served, .. } => {
+                Some(format!("this router serves database \"{served}\""))
+            }
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Authentication { .. } => "check the user, the password and the tenant",
+            Self::UnknownTenant { .. } => "name a tenant by its id, its slug or one of its hostnames",
+            Self::Suspended { .. } => "resume it with `tenantry tenant resume`",
+            Self::Closed { .. } => "a closed tenant does not come back; connect as another tenant",
+            Self::NotAllowed { .. } => "connect with a role that is allowed for this tenant",
+            Self::SourcesDisagree { .. } => "name the tenant in one place only",
+            Self::Immutable { .. } => {
+                "use a service role to act for several tenants over one connection"
+            }
+            Self::SwitchInTransaction => "end the transaction, then set tenantry.tenant",
+            Self::Provisioning { .. } => "retry in a moment",
+            Self::EmptyRing { .. } => "add a shared shard with `tenantry shard add`",
+            Self::NoShard => "see `tenantry shard list`; retry in a moment",
+            Self::ShardDown { .. } => "nothing was sent to it: retrying is safe",
+            Self::QueueTimeout { .. } | Self::QueueFull { .. } => {
+                "retry later, use fewer connections, or raise pool_size"
+            }
+            Self::TooManyClients { .. } => "close idle connections or raise clients_max",
+            Self::LostRolledBack { .. } => "nothing was committed: retry the transaction",
+            Self::LostUnknown { .. } => {
+                "the statement may or may not have taken effect: check before retrying"
+            }
+            Self::Canceled => "retry it if the cancel was not meant",
+            Self::Shutdown => "connect again",
+            Self::Protocol { .. } => "the client sent what the protocol does not allow",
+            Self::Unsupported { hint, .. } | Self::NotPermitted { hint, .. } => hint,
+            Self::TransactionAborted => "ROLLBACK ends the transaction",
+            Self::DuplicateStatement { .. } => "close or DEALLOCATE it first, or use another name",
+            Self::UnknownStatement { .. } => "prepare it first",
+            Self::UnknownPortal { .. } => "bind it first; portals end with their transaction",
+            Self::UnknownSetting { .. } => {
+                "settings of the router are tenantry.tenant, tenantry.shard and tenantry.epoch"
+            }
+            Self::ReadOnlySetting { .. } => "set tenantry.tenant instead",
+            Self::InvalidSetting { .. } => "give one value: an id, a slug or a hostname",
+            Self::UnknownDatabase { .. } => "connect to that database, or to NAME/TENANT",
+        }
+    }
+
+    /// The error as it travels; fatal where the connection ends.
+    pub(crate) fn fields(&self, severity: Severity) -> ErrorFields {
+        let mut fields = ErrorFields::new(severity, self.code(), self.to_string());
+        if let Some(detail) = self.detail() {
+            fields = fields.with_detail(detail);
+        }
+        fields.with_hint(self.hint()).with_routine(self.name())
+    }
+}

@@ -1,0 +1,123 @@
+//! One connection to a shard: its socket, and what is known of the session behind it.
+//!
+//! `Server` is owned by exactly one task at a time: the pool while idle, a client session while
+//! leased. It knows nothing of clients.
+
+mod connect;
+mod prepared;
+
+use std::collections::BTreeMap;
+
+use bytes::BytesMut;
+use tenantry_schema::guard::GuardKey;
+use tenantry_schema::{ShardId, TenantId};
+use tenantry_wire::backend::TxStatus;
+use tokio::net::TcpStream;
+
+pub(crate) use connect::{ConnectError, ServerLogin, open, send_cancel};
+pub(crate) use prepared::{Prepared, PreparedCache, Registry};
+
+use crate::session::Settings;
+
+/// Name of the statement that binds a tenant; prepared when the connection opens.
+pub(crate) const BIND_STATEMENT: &str = "_tenantry_bind";
+/// Its text. The signed value travels as a parameter, so no statement text shows it.
+pub(crate) const BIND_TEXT: &str = "SELECT pg_catalog.set_config('tenantry.tenant', $1, false)";
+
+/// What a cancel request to this connection must carry, and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BackendKey {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) pid: i32,
+    pub(crate) secret: Vec<u8>,
+}
+
+/// Which tenant the server's session is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// A failed or rolled-back transaction took the bind with it.
+    Unknown,
+    /// Bound, or bound to nobody.
+    Known(Option<TenantId>),
+}
+
+/// What is known of the session behind a connection.
+#[derive(Debug)]
+pub(crate) struct ServerState {
+    pub(crate) shard: ShardId,
+    pub(crate) key: BackendKey,
+    /// Covered by the signature of every bind on this connection.
+    pub(crate) identity: String,
+    pub(crate) guard: GuardKey,
+    pub(crate) bound: Bound,
+    /// Settings in force beyond the connection's own; `None` after a rollback that may have
+    /// reverted some.
+    pub(crate) applied: Option<Settings>,
+    /// The current transaction contains a bind.
+    pub(crate) bound_in_transaction: bool,
+    /// The current transaction contains changes of settings.
+    pub(crate) applied_in_transaction: bool,
+    /// The transaction runs as `tenantry_copy` until told otherwise.
+    pub(crate) copy_role: bool,
+    pub(crate) prepared: PreparedCache,
+    /// Session and generation whose unnamed statement the server holds.
+    pub(crate) unnamed: Option<(u64, u64)>,
+    /// Values of the reported settings.
+    pub(crate) parameters: BTreeMap<String, String>,
+    pub(crate) status: TxStatus,
+    /// The transaction on the server was left behind by its client: it is rolled back before the
+    /// connection serves anyone, that client included.
+    pub(crate) abandoned_transaction: bool,
+    /// The session behind the connection keeps something that must not reach the next client
+    /// (temporary objects, held cursors, session locks).
+    pub(crate) dirty: bool,
+}
+
+impl ServerState {
+    /// A transaction ended; whether what it set is still in force depends on how.
+    pub(crate) fn transaction_ended(&mut self, committed: bool) {
+        if !committed {
+            self.reverted();
+        }
+        self.bound_in_transaction = false;
+        self.applied_in_transaction = false;
+        self.copy_role = false;
+    }
+
+    /// Part of the transaction was rolled back.
+    pub(crate) fn reverted(&mut self) {
+        if self.bound_in_transaction {
+            self.bound = Bound::Unknown;
+        }
+        if self.applied_in_transaction {
+            self.applied = None;
+        }
+    }
+}
+
+/// A connection and its buffers.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) socket: TcpStream,
+    /// Bytes from the shard that no one has looked at yet.
+    pub(crate) input: BytesMut,
+    /// Bytes for the shard that are not written yet.
+    pub(crate) output: BytesMut,
+    pub(crate) state: ServerState,
+    pub(crate) opened: tokio::time::Instant,
+    pub(crate) idle_since: tokio::time::Instant,
+}
+
+impl Server {
+    /// Whether an idle connection is still usable: a server that has said anything while idle is
+    /// about to close, and a closed socket reads as end of file. Costs no system call unless the
+    /// socket has become readable.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut probe = [0_u8; 1];
+        self.input.is_empty()
+            && matches!(
+                self.socket.try_read(&mut probe),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock
+            )
+    }
+}

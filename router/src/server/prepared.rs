@@ -1,0 +1,194 @@
+//! Prepared statements in transaction mode: router-wide names, and which of them a connection has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+/// How a statement is prepared on a server connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// By a Parse message: its text and its parameter type list as it stands in the message.
+    Protocol { text: Bytes, types: Bytes },
+    /// By the SQL command PREPARE: what follows the name.
+    Sql { definition: String },
+}
+
+/// What makes two statements the same plan: the source, and the settings it is analysed under.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PreparedKey {
+    pub(crate) source: Source,
+    pub(crate) settings_hash: u64,
+}
+
+/// A statement known to this router, shared by every session that prepared the same.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) id: u64,
+    /// Name on every server connection.
+    pub(crate) name: String,
+    pub(crate) source: Source,
+}
+
+impl PartialEq for Prepared {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Prepared {}
+
+/// All statements of this router. Entries live as long as a session uses them.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    inner: Mutex<RegistryInner>,
+}
+
+#[derive(Debug, Default)]
+struct RegistryInner {
+    by_key: HashMap<PreparedKey, Weak<Prepared>>,
+    last_id: u64,
+    sweep_at: usize,
+}
+
+impl Registry {
+    /// The statement for this key; ids are never used twice.
+    pub(crate) fn intern(&self, key: PreparedKey) -> Arc<Prepared> {
+        let mut inner = self.inner.lock();
+        if let Some(prepared) = inner.by_key.get(&key).and_then(Weak::upgrade) {
+            return prepared;
+        }
+        inner.last_id += 1;
+        let prepared = Arc::new(Prepared {
+            id: inner.last_id,
+            name: format!("_t{}", inner.last_id),
+            source: key.source.clone(),
+        });
+        inner.by_key.insert(key, Arc::downgrade(&prepared));
+        inner.sweep();
+        prepared
+    }
+}
+
+impl RegistryInner {
+    /// Forgets statements that nobody uses each time the map has doubled.
+    fn sweep(&mut self) {
+        if self.by_key.len() > self.sweep_at.max(1024) {
+            self.by_key.retain(|_, weak| weak.strong_count() > 0);
+            self.sweep_at = self.by_key.len() * 2;
+        }
+    }
+}
+
+/// The statements that one server connection holds, least recently used first to go.
+#[derive(Debug)]
+pub(crate) struct PreparedCache {
+    used_at: HashMap<u64, (u64, Arc<Prepared>)>,
+    clock: u64,
+    max: usize,
+}
+
+impl PreparedCache {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            used_at: HashMap::new(),
+            clock: 0,
+            max,
+        }
+    }
+
+    /// Whether the connection holds it; a hit counts as a use.
+    pub(crate) fn touch(&mut self, prepared: &Prepared) -> bool {
+        self.clock += 1;
+        match self.used_at.get_mut(&prepared.id) {
+            Some((used_at, _)) => {
+                *used_at = self.clock;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Notes a statement as held; answers the one to close in exchange, if the cache is full.
+    ///
+    /// The scan is over at most `max` entries and happens only when a full cache meets a new
+    /// statement, which costs the server a parse anyway.
+    pub(crate) fn insert(&mut self, prepared: Arc<Prepared>) -> Option<Arc<Prepared>> {
+        self.clock += 1;
+        let evicted = if self.used_at.len() >= self.max {
+            let oldest = self
+                .used_at
+                .iter()
+                .min_by_key(|(_, (used_at, _))| *used_at)
+                .map(|(id, _)| *id);
+            oldest.and_then(|id| self.used_at.remove(&id)).map(|entry| entry.1)
+        } else {
+            None
+        };
+        self.used_at.insert(prepared.id, (self.clock, prepared));
+        evicted
+    }
+
+    /// Notes a statement that the connection holds already, even if that is one too many.
+    pub(crate) fn insert_without_eviction(&mut self, prepared: &Arc<Prepared>) {
+        self.clock += 1;
+        self.used_at
+            .insert(prepared.id, (self.clock, Arc::clone(prepared)));
+    }
+
+    pub(crate) fn remove(&mut self, prepared: &Prepared) {
+        self.used_at.remove(&prepared.id);
+    }
+
+    /// After DISCARD ALL on the server.
+    pub(crate) fn clear(&mut self) {
+        self.used_at.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &'static str) -> PreparedKey {
+        PreparedKey {
+            source: Source::Protocol {
+                text: Bytes::from_static(text.as_bytes()),
+                types: Bytes::new(),
+            },
+            settings_hash: 0,
+        }
+    }
+
+    #[test]
+    fn the_same_statement_has_one_name() {
+        let registry = Registry::default();
+        let one = registry.intern(key("SELECT 1"));
+        assert_eq!(one.id, registry.intern(key("SELECT 1")).id);
+        assert_ne!(one.id, registry.intern(key("SELECT 2")).id);
+    }
+
+    #[test]
+    fn a_dropped_statement_never_gives_its_name_away() {
+        let registry = Registry::default();
+        let first = registry.intern(key("SELECT 1")).id;
+        assert_ne!(first, registry.intern(key("SELECT 1")).id);
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let registry = Registry::default();
+        let (a, b, c) = (
+            registry.intern(key("a")),
+            registry.intern(key("b")),
+            registry.intern(key("c")),
+        );
+        let mut cache = PreparedCache::new(2);
+        assert!(cache.insert(a.clone()).is_none());
+        assert!(cache.insert(b.clone()).is_none());
+        assert!(cache.touch(&a));
+        assert_eq!(cache.insert(c).map(|p| p.id), Some(b.id));
+        assert!(!cache.touch(&b));
+    }
+}

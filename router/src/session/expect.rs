@@ -1,0 +1,249 @@
+//! What the server still owes: one entry per reply that a forwarded message will cause, in order.
+//!
+//! The queue is how a reply finds out whether the client may see it and what it changes. It never
+//! looks at bytes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::server::Prepared;
+
+/// What a statement changes in the session once the server has completed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Begin,
+    /// COMMIT or ROLLBACK; the tag tells which it became.
+    End,
+    Savepoint(String),
+    RollbackTo(String),
+    Release(String),
+    Set {
+        name: String,
+        value: String,
+    },
+    Reset(String),
+    /// The SQL command PREPARE succeeded.
+    PrepareSql {
+        name: String,
+        prepared: Arc<Prepared>,
+    },
+    /// The session depends on this server connection from now on.
+    Pin,
+}
+
+/// One outstanding reply.
+#[derive(Debug)]
+pub(crate) enum Expect {
+    /// Ours: ParseComplete of a statement prepared on demand (`None`: the unnamed one).
+    HiddenParse(Option<Arc<Prepared>>),
+    /// Ours: BindComplete.
+    HiddenBind,
+    /// Ours: rows and CommandComplete.
+    HiddenExecute,
+    /// Ours: CloseComplete of an evicted statement.
+    HiddenClose(Arc<Prepared>),
+    /// Ours: a portal that does not exist is executed, to make the server roll back.
+    HiddenAbort,
+    /// Ours: ReadyForQuery of a Sync behind a simple Query that had a prologue.
+    HiddenSync,
+    /// ParseComplete; a named statement is forgotten when its Parse fails.
+    Parse {
+        client_name: Bytes,
+        prepared: Option<Arc<Prepared>>,
+    },
+    Bind,
+    /// RowDescription or NoData; a simple Query run by extended protocol shows no NoData.
+    Describe {
+        simple: bool,
+    },
+    Execute {
+        effects: Vec<Effect>,
+        /// The CommandComplete waits for ReadyForQuery: an error at commit replaces it.
+        withhold: bool,
+    },
+    Close,
+    Sync,
+    /// All results of a simple Query or function call up to ReadyForQuery.
+    Query {
+        /// Statements by position, and what they change.
+        effects: Vec<(usize, Effect)>,
+        completed: usize,
+        /// A prologue without Sync is before it, a [`Expect::HiddenSync`] behind it.
+        guarded: bool,
+    },
+    /// An answer of the router that must keep its place.
+    Local(Bytes),
+}
+
+impl Expect {
+    /// Whether the client sees nothing of the replies to this entry but errors.
+    pub(crate) fn is_hidden(&self) -> bool {
+        matches!(
+            self,
+            Self::HiddenParse(_)
+                | Self::HiddenBind
+                | Self::HiddenExecute
+                | Self::HiddenClose(_)
+                | Self::HiddenAbort
+                | Self::HiddenSync
+        )
+    }
+
+    /// Whether ReadyForQuery ends this entry.
+    fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::HiddenSync | Self::Sync | Self::Query { .. })
+    }
+}
+
+/// What an error made the server skip.
+#[derive(Debug, Default)]
+pub(crate) struct Skipped {
+    /// Parses that did not happen: the client's name, and what the server does not hold now.
+    pub(crate) parses: Vec<(Option<Bytes>, Option<Arc<Prepared>>)>,
+    /// Closes that did not happen.
+    pub(crate) closes: Vec<Arc<Prepared>>,
+    /// A Sync is on order, so the server will resume.
+    pub(crate) resynchronises: bool,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(crate) struct Expects {
+    queue: VecDeque<Expect>,
+}
+
+impl Expects {
+    pub(crate) fn push(&mut self, expect: Expect) {
+        self.queue.push_back(expect);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn front(&self) -> Option<&Expect> {
+        self.queue.front()
+    }
+
+    pub(crate) fn front_mut(&mut self) -> Option<&mut Expect> {
+        self.queue.front_mut()
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Expect> {
+        self.queue.pop_front()
+    }
+
+    /// Whether the server will send ReadyForQuery without being asked again.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.queue.iter().any(Expect::ends_with_ready)
+    }
+
+    /// Drops what the server skips after an error in the extended protocol: everything up to the
+    /// next Sync, simple queries included. A Query dropped with its prologue turns the Sync that
+    /// the router added into the client's.
+    pub(crate) fn skip_to_sync(&mut self) -> Skipped {
+        let mut skipped = Skipped::default();
+        let mut show_ready = false;
+        while let Some(expect) = self.queue.pop_front() {
+            match expect {
+                Expect::Sync => {
+                    self.queue.push_front(Expect::Sync);
+                    skipped.resynchronises = true;
+                    break;
+                }
+                Expect::HiddenSync => {
+                    self.queue.push_front(if show_ready {
+                        Expect::Sync
+                    } else {
+                        Expect::HiddenSync
+                    });
+                    skipped.resynchronises = true;
+                    break;
+                }
+                Expect::Query { guarded, .. } => show_ready |= guarded,
+                Expect::Parse {
+                    client_name,
+                    prepared,
+                } => skipped.parses.push((Some(client_name), prepared)),
+                Expect::HiddenParse(prepared) => skipped.parses.push((None, prepared)),
+                Expect::HiddenClose(prepared) => skipped.closes.push(prepared),
+                _ => {}
+            }
+        }
+        skipped
+    }
+
+    /// Empties the queue; answers how many ReadyForQuery the client is owed and whether a batch
+    /// without Sync is open at its end.
+    pub(crate) fn abandon(&mut self) -> (usize, bool) {
+        let mut owed = 0;
+        let mut open = false;
+        for expect in self.queue.drain(..) {
+            match expect {
+                Expect::Sync | Expect::Query { .. } => {
+                    owed += 1;
+                    open = false;
+                }
+                Expect::HiddenSync => open = false,
+                _ => open = true,
+            }
+        }
+        (owed, open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(guarded: bool) -> Expect {
+        Expect::Query {
+            effects: Vec::new(),
+            completed: 0,
+            guarded,
+        }
+    }
+
+    #[test]
+    fn a_failed_prologue_shows_the_ready_of_its_own_sync() {
+        let mut expects = Expects::default();
+        for expect in [
+            Expect::HiddenBind,
+            Expect::HiddenExecute,
+            query(true),
+            Expect::HiddenSync,
+        ] {
+            expects.push(expect);
+        }
+        assert!(expects.skip_to_sync().resynchronises);
+        assert!(matches!(expects.front(), Some(Expect::Sync)));
+    }
+
+    #[test]
+    fn a_query_inside_a_failed_batch_is_skipped() {
+        let mut expects = Expects::default();
+        for expect in [Expect::Bind, query(false), Expect::Bind, Expect::Sync] {
+            expects.push(expect);
+        }
+        assert!(expects.skip_to_sync().resynchronises);
+        assert!(matches!(expects.pop(), Some(Expect::Sync)));
+        assert!(expects.is_empty());
+    }
+
+    #[test]
+    fn every_sync_on_order_is_owed_a_ready() {
+        let mut expects = Expects::default();
+        for expect in [
+            Expect::Bind,
+            Expect::Sync,
+            query(true),
+            Expect::HiddenSync,
+            Expect::Bind,
+        ] {
+            expects.push(expect);
+        }
+        assert_eq!(expects.abandon(), (2, true));
+    }
+}

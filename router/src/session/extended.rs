@@ -1,0 +1,509 @@
+//! The extended protocol: Parse, Bind, Describe, Execute, Close.
+//!
+//! The client's named statements live under router-wide names on whichever server connection
+//! serves the session; they are prepared there on demand. Statements that the router runs itself
+//! never reach a server before Execute.
+
+use bytes::Bytes;
+use tenantry_wire::backend::{self, Column};
+use tenantry_wire::frontend::{self, Bind, Execute, Format, Parse, Target, TargetKind};
+use tenantry_wire::sql::{self, Arg, ConfigCalls, Kind};
+use tenantry_wire::{MessageError, tag::frontend as tag};
+
+use super::client::{ClientMessage, Handled};
+use super::expect::{Effect, Expect};
+use super::special::Mode;
+use super::statements::{ClientStatement, Portal, StatementRole};
+use super::{Session, Tx};
+use crate::error::Refusal;
+use crate::server::{PreparedKey, Server, Source};
+
+const TEXT_OID: u32 = 25;
+const BOOL_OID: u32 = 16;
+
+fn malformed(error: MessageError) -> Refusal {
+    Refusal::Protocol {
+        message: error.to_string(),
+    }
+}
+
+impl Session {
+    pub(super) fn parse(
+        &mut self,
+        message: ClientMessage<'_>,
+        mut server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        let parse = Parse::parse(message.body).map_err(malformed)?;
+        let kind = sql::classify(parse.text, self.scs());
+        let taken = !parse.name.is_empty() && self.statements.find(parse.name).is_some();
+        let aborted = matches!(self.tx, Tx::FailedHere { .. }) && !ends_transaction(&kind);
+        if taken || aborted {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            return Err(if aborted {
+                self.aborted()
+            } else {
+                Refusal::DuplicateStatement {
+                    name: String::from_utf8_lossy(parse.name).into_owned(),
+                }
+            });
+        }
+        let name = Bytes::copy_from_slice(parse.name);
+        if self.is_routers(&kind) {
+            let statement = ClientStatement::Router {
+                text: Bytes::copy_from_slice(parse.text),
+                types: Bytes::copy_from_slice(parse.param_types),
+            };
+            self.statements.insert(name, statement);
+            self.answer(backend::put_parse_complete);
+            return Ok(Handled::Done);
+        }
+        let Some(server) = server.as_deref_mut() else {
+            return Ok(self.acquire());
+        };
+        self.begin_batch(server);
+        let role = role_of(&kind, parse.text);
+        if parse.name.is_empty() {
+            self.parse_unnamed(message, parse, role, server);
+        } else {
+            self.parse_named(name, parse, role, server);
+        }
+        Ok(Handled::Done)
+    }
+
+    fn parse_unnamed(
+        &mut self,
+        message: ClientMessage<'_>,
+        parse: Parse<'_>,
+        role: StatementRole,
+        server: &mut Server,
+    ) {
+        let generation = self.statements.next_generation();
+        self.statements.insert(
+            Bytes::new(),
+            ClientStatement::Unnamed {
+                text: Bytes::copy_from_slice(parse.text),
+                types: Bytes::copy_from_slice(parse.param_types),
+                generation,
+                role,
+            },
+        );
+        server.output.extend_from_slice(message.bytes);
+        server.state.unnamed = Some((self.identity.session, generation));
+        self.expects.push(Expect::Parse {
+            client_name: Bytes::new(),
+            prepared: None,
+        });
+    }
+
+    fn parse_named(
+        &mut self,
+        name: Bytes,
+        parse: Parse<'_>,
+        role: StatementRole,
+        server: &mut Server,
+    ) {
+        let prepared = self.shared.registry.intern(PreparedKey {
+            source: Source::Protocol {
+                text: Bytes::copy_from_slice(parse.text),
+                types: Bytes::copy_from_slice(parse.param_types),
+            },
+            settings_hash: self.state.settings().hash(),
+        });
+        self.statements.insert(
+            name.clone(),
+            ClientStatement::Server {
+                prepared: prepared.clone(),
+                role,
+            },
+        );
+        if server.state.prepared.touch(&prepared) && !matches!(self.tx, Tx::Failed) {
+            self.answer(backend::put_parse_complete);
+            return;
+        }
+        frontend::put_parse_raw(
+            &mut server.output,
+            &prepared.name,
+            parse.text,
+            parse.param_types,
+        );
+        self.expects.push(Expect::Parse {
+            client_name: name,
+            prepared: Some(prepared.clone()),
+        });
+        self.hold(server, &prepared);
+    }
+
+    pub(super) fn bind(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        let bind = Bind::parse(message.body).map_err(malformed)?;
+        let Some(statement) = self.statements.find(bind.statement).cloned() else {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            return Err(Refusal::UnknownStatement {
+                name: String::from_utf8_lossy(bind.statement).into_owned(),
+            });
+        };
+        if let ClientStatement::Router { text, .. } = statement {
+            let parameters = parameters(&bind)?;
+            let portal = Portal::Router {
+                text,
+                parameters,
+                done: false,
+            };
+            self.statements.set_portal(bind.portal, Some(portal));
+            self.answer(backend::put_bind_complete);
+            return Ok(Handled::Done);
+        }
+        let Some(server) = self.ready_server(server)? else {
+            return Ok(self.acquire_or_later());
+        };
+        let effects = self.bind_effects(&statement, &bind)?;
+        let portal = (!effects.is_empty()).then_some(Portal::Server(effects));
+        self.statements.set_portal(bind.portal, portal);
+        match &statement {
+            ClientStatement::Server { prepared, .. } => {
+                self.prepare_on(server, prepared);
+                let name = &prepared.name;
+                frontend::put_bind_renamed(&mut server.output, bind.portal, name, bind.rest);
+            }
+            _ => {
+                self.ensure_unnamed(&statement, server);
+                server.output.extend_from_slice(message.bytes);
+            }
+        }
+        self.expects.push(Expect::Bind);
+        Ok(Handled::Done)
+    }
+
+    fn bind_effects(
+        &self,
+        statement: &ClientStatement,
+        bind: &Bind<'_>,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let (role, text) = match statement {
+            ClientStatement::Server { prepared, role } => match &prepared.source {
+                Source::Protocol { text, .. } => (*role, text.clone()),
+                Source::Sql { .. } => return Ok(Vec::new()),
+            },
+            ClientStatement::Unnamed { text, role, .. } => (*role, text.clone()),
+            ClientStatement::Router { .. } => return Ok(Vec::new()),
+        };
+        match role {
+            StatementRole::Plain => Ok(Vec::new()),
+            StatementRole::Pins => Ok(vec![Effect::Pin]),
+            StatementRole::SetsConfig => match sql::classify(&text, self.scs()) {
+                Kind::SetConfig(calls) => Ok(Self::config_effects(&calls, &parameters(bind)?)),
+                _ => Ok(Vec::new()),
+            },
+        }
+    }
+
+    /// Parses the client's unnamed statement on a connection that holds another one.
+    fn ensure_unnamed(&mut self, statement: &ClientStatement, server: &mut Server) {
+        let ClientStatement::Unnamed {
+            text,
+            types,
+            generation,
+            ..
+        } = statement
+        else {
+            return;
+        };
+        let owner = Some((self.identity.session, *generation));
+        if server.state.unnamed != owner {
+            frontend::put_parse_raw(&mut server.output, "", text, types);
+            self.expects.push(Expect::HiddenParse(None));
+            server.state.unnamed = owner;
+        }
+    }
+
+    pub(super) fn describe(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        let target = Target::parse(message.body).map_err(malformed)?;
+        if target.kind == TargetKind::Portal {
+            if let Some(Portal::Router { text, .. }) = self.statements.portal(target.name) {
+                let text = text.clone();
+                self.describe_own(&text, None);
+                return Ok(Handled::Done);
+            }
+            return self.forward_extended(message, server, Expect::Describe { simple: false });
+        }
+        let Some(statement) = self.statements.find(target.name).cloned() else {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            return Err(Refusal::UnknownStatement {
+                name: String::from_utf8_lossy(target.name).into_owned(),
+            });
+        };
+        if let ClientStatement::Router { text, types } = &statement {
+            self.describe_own(text, Some(types));
+            return Ok(Handled::Done);
+        }
+        let Some(server) = self.ready_server(server)? else {
+            return Ok(self.acquire_or_later());
+        };
+        match &statement {
+            ClientStatement::Server { prepared, .. } => {
+                self.prepare_on(server, prepared);
+                let name = &prepared.name;
+                frontend::put_describe(&mut server.output, TargetKind::Statement, name);
+            }
+            _ => {
+                self.ensure_unnamed(&statement, server);
+                server.output.extend_from_slice(message.bytes);
+            }
+        }
+        self.expects.push(Expect::Describe { simple: false });
+        Ok(Handled::Done)
+    }
+
+    /// Describes a statement that the router runs; `types` is given for a statement, not a portal.
+    fn describe_own(&mut self, text: &[u8], types: Option<&[u8]>) {
+        let kind = sql::classify(text, self.scs());
+        let names = result_names(&kind);
+        let oids = types.map(|types| parameter_oids(&kind, types));
+        self.answer(|out| {
+            if let Some(oids) = oids {
+                backend::put_parameter_description(out, &oids);
+            }
+            if names.is_empty() {
+                backend::put_no_data(out);
+            } else {
+                let columns: Vec<Column<'_>> =
+                    names.iter().map(|name| Column::text(name)).collect();
+                backend::put_row_description(out, &columns);
+            }
+        });
+    }
+
+    pub(super) fn execute(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        let execute = Execute::parse(message.body).map_err(malformed)?;
+        let effects = match self.statements.portal(execute.portal) {
+            Some(Portal::Router { .. }) => return self.execute_own(execute.portal, server),
+            Some(Portal::Server(effects)) => effects.clone(),
+            None => Vec::new(),
+        };
+        let expect = Expect::Execute {
+            effects,
+            withhold: false,
+        };
+        self.note_in_flight(false);
+        self.forward_extended(message, server, expect)
+    }
+
+    fn execute_own(
+        &mut self,
+        portal: &[u8],
+        mut server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        if !self.settle(server.as_deref_mut()) {
+            return Ok(Handled::Later);
+        }
+        self.batch.flushed = false;
+        let Some(Portal::Router {
+            text,
+            parameters,
+            done,
+        }) = self.statements.portal(portal).map(|portal| portal.clone())
+        else {
+            return Err(Refusal::UnknownPortal {
+                name: String::from_utf8_lossy(portal).into_owned(),
+            });
+        };
+        let kind = sql::classify(&text, self.scs());
+        if done {
+            return self.command_complete("SELECT 0");
+        }
+        let mode = Mode::Extended { parameters };
+        let handled = self.run_statement(&text, &kind, &mode, server)?;
+        if handled == Handled::Done
+            && let Some(Portal::Router { done, .. }) = self.statements.portal(portal)
+        {
+            *done = true;
+        }
+        Ok(handled)
+    }
+
+    pub(super) fn close(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        let target = Target::parse(message.body).map_err(malformed)?;
+        match target.kind {
+            TargetKind::Statement => {
+                self.statements.remove(target.name);
+            }
+            TargetKind::Portal => {
+                let own = matches!(
+                    self.statements.portal(target.name),
+                    Some(Portal::Router { .. })
+                );
+                self.statements.set_portal(target.name, None);
+                let on_server =
+                    self.batch.forwarded || matches!(self.tx, Tx::Open { .. } | Tx::Failed);
+                if let Some(server) = server
+                    && on_server
+                    && !own
+                {
+                    server.output.extend_from_slice(message.bytes);
+                    self.batch.forwarded = true;
+                    self.expects.push(Expect::Close);
+                    return Ok(Handled::Done);
+                }
+            }
+        }
+        self.answer(backend::put_close_complete);
+        Ok(Handled::Done)
+    }
+
+    fn forward_extended(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+        expect: Expect,
+    ) -> Result<Handled, Refusal> {
+        let Some(server) = self.ready_server(server)? else {
+            return Ok(self.acquire_or_later());
+        };
+        server.output.extend_from_slice(message.bytes);
+        self.expects.push(expect);
+        debug_assert!(message.tag != tag::SYNC);
+        Ok(Handled::Done)
+    }
+
+    /// The attached connection with everything in force; `None` if there is none yet, or if a
+    /// refused transaction must first settle.
+    fn ready_server<'s>(
+        &mut self,
+        server: Option<&'s mut Server>,
+    ) -> Result<Option<&'s mut Server>, Refusal> {
+        if matches!(self.tx, Tx::FailedHere { .. }) {
+            if !self.settle(server) {
+                return Ok(None);
+            }
+            return Err(self.aborted());
+        }
+        Ok(server.map(|server| {
+            self.begin_batch(server);
+            server
+        }))
+    }
+
+    fn acquire_or_later(&self) -> Handled {
+        if matches!(self.tx, Tx::FailedHere { .. }) {
+            Handled::Later
+        } else {
+            self.acquire()
+        }
+    }
+
+    fn begin_batch(&mut self, server: &mut Server) {
+        self.begin_implicit();
+        self.prepare_server(server);
+        self.batch.forwarded = true;
+    }
+
+    /// Whether a prepared statement of this kind stays with the router until it is executed.
+    fn is_routers(&self, kind: &Kind<'_>) -> bool {
+        self.router_runs(kind)
+            || matches!(
+                kind,
+                Kind::Begin { .. }
+                    | Kind::Commit { .. }
+                    | Kind::Rollback { .. }
+                    | Kind::Savepoint(_)
+                    | Kind::RollbackTo(_)
+                    | Kind::Release(_)
+                    | Kind::SetTransaction(_)
+                    | Kind::Set { .. }
+                    | Kind::Reset(_)
+            )
+    }
+}
+
+fn ends_transaction(kind: &Kind<'_>) -> bool {
+    matches!(
+        kind,
+        Kind::Commit { .. } | Kind::Rollback { .. } | Kind::RollbackTo(_) | Kind::Empty
+    )
+}
+
+fn role_of(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
+    match kind {
+        Kind::SetConfig(_) => StatementRole::SetsConfig,
+        Kind::DeclareCursor { hold: true } | Kind::CreateTemp => StatementRole::Pins,
+        _ if super::special::pins(text) => StatementRole::Pins,
+        _ => StatementRole::Plain,
+    }
+}
+
+fn parameters(bind: &Bind<'_>) -> Result<Vec<Option<Bytes>>, Refusal> {
+    let mut parameters = Vec::new();
+    for parameter in bind.parameters().map_err(malformed)? {
+        let (_format, value): (Format, Option<&[u8]>) = parameter.map_err(malformed)?;
+        parameters.push(value.map(Bytes::copy_from_slice));
+    }
+    Ok(parameters)
+}
+
+fn result_names(kind: &Kind<'_>) -> Vec<String> {
+    match kind {
+        Kind::Show(name) => vec![name.clone()],
+        Kind::SetConfig(calls) => calls.calls.iter().map(|call| call.column.clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Types of a router statement's parameters: what the client said, else what set_config() takes.
+fn parameter_oids(kind: &Kind<'_>, types: &[u8]) -> Vec<u32> {
+    let mut oids: Vec<u32> = types
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|oid| u32::from_be_bytes(*oid))
+        .collect();
+    if let Kind::SetConfig(calls) = kind {
+        note_call_parameters(calls, &mut oids);
+    }
+    for oid in &mut oids {
+        if *oid == 0 {
+            *oid = TEXT_OID;
+        }
+    }
+    oids
+}
+
+fn note_call_parameters(calls: &ConfigCalls, oids: &mut Vec<u32>) {
+    let mut note = |argument: Option<&Arg>, oid: u32| {
+        if let Some(Arg::Param(number)) = argument
+            && let Some(index) = usize::from(*number).checked_sub(1)
+        {
+            if oids.len() <= index {
+                oids.resize(index + 1, 0);
+            }
+            if oids[index] == 0 {
+                oids[index] = oid;
+            }
+        }
+    };
+    for call in &calls.calls {
+        note(Some(&call.name), TEXT_OID);
+        note(call.value.as_ref(), TEXT_OID);
+        note(call.local.as_ref(), BOOL_OID);
+    }
+}

@@ -1,0 +1,85 @@
+//! The server connection is gone: what the client is told depends on what was in flight.
+
+use tenantry_wire::backend::{self, TxStatus};
+
+use super::{Batch, Session, Tx};
+use crate::Severity;
+use crate::error::Refusal;
+
+impl Session {
+    /// Answers everything that is outstanding. Returns false if the client must be disconnected,
+    /// because part of a message has reached it.
+    pub(crate) fn server_lost(&mut self, shard: &str) -> bool {
+        if self.passing > 0 {
+            return false;
+        }
+        let in_transaction = matches!(
+            self.tx,
+            Tx::Open { .. } | Tx::Failed | Tx::FailedHere { .. }
+        );
+        let refusal = if self.outcome_open {
+            Refusal::LostUnknown {
+                shard: shard.to_owned(),
+            }
+        } else {
+            Refusal::LostRolledBack {
+                shard: shard.to_owned(),
+            }
+        };
+        let asked = !self.expects.is_empty() || self.sync_owed || self.batch.forwarded;
+        let (owed, open) = self.expects.abandon();
+        let simple = self.script.take().is_some() || self.sync_owed;
+        self.forget_server();
+        if !asked {
+            if in_transaction {
+                self.lost = Some(shard.to_owned());
+                self.tx = Tx::FailedHere {
+                    open_on_server: false,
+                };
+            }
+            return true;
+        }
+        self.answer_lost(&refusal, in_transaction, owed.max(usize::from(simple)));
+        self.batch = Batch {
+            skip: open && !simple,
+            failed: open && !simple,
+            ..Batch::default()
+        };
+        if self.batch.skip && owed == 0 {
+            backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+        }
+        true
+    }
+
+    /// One error and one ReadyForQuery for each that the client waits for.
+    fn answer_lost(&mut self, refusal: &Refusal, in_transaction: bool, owed: usize) {
+        let commit_in_flight = matches!(refusal, Refusal::LostUnknown { .. });
+        self.state.rollback();
+        self.tx = if in_transaction && !commit_in_flight {
+            Tx::FailedHere {
+                open_on_server: false,
+            }
+        } else {
+            Tx::Idle
+        };
+        let status = match self.tx {
+            Tx::Idle => TxStatus::Idle,
+            _ => TxStatus::Failed,
+        };
+        for _ in 0..owed {
+            backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+            backend::put_ready(&mut self.output, status);
+        }
+    }
+
+    fn forget_server(&mut self) {
+        self.copy_in = false;
+        self.copy_starting = false;
+        self.sync_owed = false;
+        self.passing_in_open = false;
+        self.withheld = None;
+        self.pinned = false;
+        self.outcome_open = false;
+        self.statements.clear_portals();
+    }
+}

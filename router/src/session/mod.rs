@@ -1,0 +1,355 @@
+//! One client's session: what it sends, what it may see, and which server connection serves it.
+//!
+//! [`Session`] is sans-IO: client bytes and server bytes go in, bytes for both come out, and it
+//! says when it needs a server connection ([`Next::Acquire`]) and when it no longer does. Sockets,
+//! waiting and timeouts are the [`driver`]'s.
+//!
+//! Two rules hold everything together. Statements that only pass through may be pipelined freely;
+//! a statement that the router runs itself waits until nothing is outstanding ([`Session::settled`]).
+//! And whatever is sent has an entry in [`Expects`], so that every reply finds its place.
+
+mod client;
+mod copy;
+pub(crate) mod driver;
+mod expect;
+mod extended;
+mod lost;
+mod prologue;
+mod replies;
+mod router_settings;
+mod script;
+mod simple;
+mod special;
+mod state;
+mod statements;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tenantry_schema::TenantId;
+use tenantry_schema::fleet::{Fleet, Role};
+use tenantry_wire::backend::{self, TxStatus};
+
+pub(crate) use self::state::{Settings, quote_literal};
+
+use self::expect::{Expect, Expects};
+use self::script::Script;
+use self::state::State;
+use self::statements::Statements;
+use crate::error::Refusal;
+use crate::server::{Registry, ServerState};
+use crate::Severity;
+
+/// A portal that no client can have made: executing it makes the server roll back.
+const ABORT_PORTAL: &str = "_tenantry_abort";
+
+/// What a session needs next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Something was done; ask again.
+    More,
+    /// Nothing to do until bytes arrive from either side.
+    Wait,
+    /// A server connection for this tenant (`None`: any shard) must be attached first.
+    Acquire(Option<TenantId>),
+    /// The session ends once its output is written.
+    Close,
+}
+
+/// The transaction as the client sees it.
+#[derive(Debug)]
+pub(crate) enum Tx {
+    Idle,
+    /// BEGIN was answered; it and what followed travel with the first statement.
+    Deferred { prologue: Vec<String> },
+    /// Open on the server.
+    Open {
+        /// The texts that opened it, to begin anew elsewhere while nothing happened in it.
+        prologue: Vec<String>,
+        /// Only reads ran so far, and no tenant was bound.
+        restartable: bool,
+    },
+    /// The server waits for ROLLBACK.
+    Failed,
+    /// The router waits for ROLLBACK: it refused a statement, or the server is gone.
+    FailedHere {
+        /// The server still has the transaction open.
+        open_on_server: bool,
+    },
+}
+
+/// Progress of a batch of the extended protocol, or of one simple Query.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Messages were sent to the server since the last Sync.
+    forwarded: bool,
+    /// An error ended it: what follows up to Sync is skipped.
+    skip: bool,
+    /// Something in it failed, so an implicit transaction rolls back.
+    failed: bool,
+    /// The router refused something that the server does not know of: before Sync it must be made
+    /// to roll back.
+    abort: bool,
+    /// A Flush is on its way to get outstanding replies.
+    flushed: bool,
+}
+
+/// What a session shares with its router; immutable but for what carries its own lock.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
+    pub(crate) fleet: Arc<crate::fleet::FleetWatch>,
+    pub(crate) message_bytes_max: usize,
+}
+
+/// Who the client is; fixed at startup.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) session: u64,
+    pub(crate) role: Arc<Role>,
+    /// Bound by the connection and not to be changed.
+    pub(crate) bound: Option<TenantId>,
+}
+
+/// State of one client session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    identity: Identity,
+    state: State,
+    tx: Tx,
+    batch: Batch,
+    expects: Expects,
+    statements: Statements,
+    script: Option<Script>,
+    /// Bytes for the client.
+    pub(crate) output: BytesMut,
+    /// Bytes of a large server message still to be passed on as they come.
+    passing: usize,
+    /// Bytes of a large client message still to be passed on as they come.
+    passing_in: usize,
+    /// The large message goes to the server; otherwise it is dropped.
+    passing_in_open: bool,
+    /// The server reads a COPY stream.
+    copy_in: bool,
+    /// A COPY FROM STDIN was sent and has not been answered.
+    copy_starting: bool,
+    /// A simple Query runs by extended protocol: the router owes the server a Sync.
+    sync_owed: bool,
+    /// CommandComplete that waits for ReadyForQuery.
+    withheld: Option<Bytes>,
+    /// Reported settings as the client knows them.
+    reported: BTreeMap<String, String>,
+    /// The session must keep its server connection.
+    pinned: bool,
+    /// A statement outside a transaction, or a COMMIT, is in flight: if the server is lost its
+    /// outcome is unknown.
+    outcome_open: bool,
+    /// The server connection was lost inside a transaction: named in the next error.
+    lost: Option<String>,
+    closing: bool,
+    pub(crate) statements_run: u64,
+    pub(crate) transactions_run: u64,
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        identity: Identity,
+        tenant: Option<TenantId>,
+        settings: Settings,
+        reported: BTreeMap<String, String>,
+    ) -> Self {
+        Self {
+            shared,
+            identity,
+            state: State::new(tenant, settings),
+            tx: Tx::Idle,
+            batch: Batch::default(),
+            expects: Expects::default(),
+            statements: Statements::default(),
+            script: None,
+            output: BytesMut::new(),
+            passing: 0,
+            passing_in: 0,
+            passing_in_open: false,
+            copy_in: false,
+            copy_starting: false,
+            sync_owed: false,
+            withheld: None,
+            reported,
+            pinned: false,
+            outcome_open: false,
+            lost: None,
+            closing: false,
+            statements_run: 0,
+            transactions_run: 0,
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> Arc<Fleet> {
+        self.shared.fleet.current()
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Nothing is outstanding: the server has answered all that was sent.
+    fn settled(&self) -> bool {
+        self.expects.is_empty()
+    }
+
+    /// Whether the attached server connection may serve someone else now.
+    pub(crate) fn is_releasable(&self) -> bool {
+        !self.pinned && self.is_between_transactions()
+    }
+
+    /// Whether the session is outside any transaction with nothing pending.
+    pub(crate) fn is_between_transactions(&self) -> bool {
+        self.is_outside_server_transaction()
+            && self.settled()
+            && !self.batch.forwarded
+            && self.script.is_none()
+            && !self.copy_in
+            && !self.sync_owed
+            && self.passing_in == 0
+    }
+
+    fn is_outside_server_transaction(&self) -> bool {
+        matches!(
+            self.tx,
+            Tx::Idle
+                | Tx::Deferred { .. }
+                | Tx::FailedHere {
+                    open_on_server: false
+                }
+        )
+    }
+
+    /// Whether a client message has been passed on in part only.
+    pub(crate) fn is_mid_message(&self) -> bool {
+        self.passing > 0
+    }
+
+    /// Whether a stopping router may end the session now.
+    pub(crate) fn is_drainable(&self) -> bool {
+        self.is_between_transactions() && matches!(self.tx, Tx::Idle)
+    }
+
+    /// Whether the session waits for replies of the server.
+    pub(crate) fn awaits_server(&self) -> bool {
+        !self.settled()
+    }
+
+    /// The transaction status that the client is told.
+    fn status(&self) -> TxStatus {
+        match self.tx {
+            Tx::Idle => TxStatus::Idle,
+            Tx::Deferred { .. } | Tx::Open { .. } => TxStatus::InTransaction,
+            Tx::Failed | Tx::FailedHere { .. } => TxStatus::Failed,
+        }
+    }
+
+    fn scs(&self) -> bool {
+        self.reported
+            .get("standard_conforming_strings")
+            .is_none_or(|value| value == "on")
+    }
+
+    /// Puts an answer of the router in its place among the server's replies.
+    fn answer(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        if self.settled() {
+            write(&mut self.output);
+        } else {
+            let mut bytes = BytesMut::new();
+            write(&mut bytes);
+            self.expects.push(Expect::Local(bytes.freeze()));
+        }
+    }
+
+    /// ReadyForQuery of the router's own, which ends an implicit transaction that never reached a
+    /// server. Only valid when settled.
+    fn ready(&mut self) {
+        if let Some(withheld) = self.withheld.take()
+            && !self.batch.failed
+        {
+            self.output.extend_from_slice(&withheld);
+        }
+        if matches!(self.tx, Tx::Idle) {
+            self.end_implicit();
+        }
+        self.batch = Batch::default();
+        backend::put_ready(&mut self.output, self.status());
+    }
+
+    fn end_implicit(&mut self) {
+        if self.state.in_transaction() {
+            if self.batch.failed {
+                self.state.rollback();
+            } else {
+                self.state.commit();
+            }
+        }
+    }
+
+    /// Makes the tracked values transactional before the first statement of a batch.
+    fn begin_implicit(&mut self) {
+        if matches!(self.tx, Tx::Idle) {
+            self.state.begin();
+        }
+    }
+
+    /// The error of a refused statement, and its effect on the transaction. Only valid when settled.
+    fn refuse(&mut self, refusal: &Refusal) {
+        tracing::debug!(name = refusal.name(), %refusal, "refused");
+        backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+        self.batch.failed = true;
+        match self.tx {
+            Tx::Deferred { .. } => {
+                self.tx = Tx::FailedHere {
+                    open_on_server: false,
+                }
+            }
+            Tx::Open { .. } => {
+                self.tx = Tx::FailedHere {
+                    open_on_server: true,
+                }
+            }
+            Tx::Idle => self.batch.abort = self.batch.forwarded || self.sync_owed,
+            Tx::Failed | Tx::FailedHere { .. } => {}
+        }
+    }
+
+    /// Ends the session with a FATAL error.
+    pub(crate) fn fatal(&mut self, refusal: &Refusal) {
+        if !self.is_mid_message() {
+            backend::put_error(&mut self.output, &refusal.fields(Severity::Fatal));
+        }
+        self.closing = true;
+    }
+
+    /// Values for the shard and epoch settings of the router.
+    fn placement(&self, tenant: TenantId) -> Option<(String, u64)> {
+        let fleet = self.fleet();
+        let record = fleet.directory.by_id(tenant)?;
+        let placement = fleet.place(&record)?;
+        let shard = fleet.shards.get(&placement.shard)?;
+        Some((shard.name.to_string(), placement.epoch.0))
+    }
+
+    /// Notes a reported setting; answers whether the client must be told.
+    fn note_reported(&mut self, server: &mut ServerState, name: &str, value: &str) -> bool {
+        if server.parameters.get(name).map(String::as_str) != Some(value) {
+            server.parameters.insert(name.to_owned(), value.to_owned());
+        }
+        if self.reported.get(name).map(String::as_str) == Some(value) {
+            return false;
+        }
+        self.reported.insert(name.to_owned(), value.to_owned());
+        true
+    }
+}

@@ -1,0 +1,166 @@
+//! What must be in force on the server before the client's statement runs: the transaction, the
+//! settings, the tenant. Sent in the same write, without Sync, answers swallowed.
+//!
+//! Because there is no Sync, the server skips the client's statement too if any of it fails.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tenantry_schema::guard;
+use tenantry_wire::frontend::{self, Format, TargetKind};
+
+use super::expect::Expect;
+use super::{Session, Settings, Tx};
+use crate::server::{
+    BIND_STATEMENT, Bound, Prepared, PreparedKey, Server, ServerState, Source,
+};
+
+impl Session {
+    /// Sends what is missing; answers whether anything was.
+    pub(super) fn prepare_server(&mut self, server: &mut Server) -> bool {
+        if matches!(self.tx, Tx::Failed) {
+            return false;
+        }
+        let before = server.output.len();
+        self.open_transaction(server);
+        self.leave_copy_role(server);
+        self.apply_settings(server);
+        self.bind_tenant(server);
+        server.output.len() > before
+    }
+
+    fn open_transaction(&mut self, server: &mut Server) {
+        let Tx::Deferred { prologue } = &mut self.tx else {
+            return;
+        };
+        let prologue = std::mem::take(prologue);
+        for text in &prologue {
+            let prepared = self.internal(text);
+            self.run_hidden_prepared(server, &prepared);
+        }
+        self.tx = Tx::Open {
+            prologue,
+            restartable: self.state.tenant().is_none(),
+        };
+    }
+
+    fn leave_copy_role(&mut self, server: &mut Server) {
+        if server.state.copy_role {
+            let prepared = self.internal(super::copy::LEAVE_COPY_ROLE);
+            self.run_hidden_prepared(server, &prepared);
+            server.state.copy_role = false;
+        }
+    }
+
+    fn apply_settings(&mut self, server: &mut Server) {
+        let wanted = self.state.settings().clone();
+        let statements = match &server.state.applied {
+            Some(applied) if applied.hash() == wanted.hash() => return,
+            Some(applied) => applied.difference(&wanted),
+            None => {
+                let prepared = self.internal("RESET ALL");
+                self.run_hidden_prepared(server, &prepared);
+                server.state.bound = Bound::Unknown;
+                Settings::default().difference(&wanted)
+            }
+        };
+        for text in statements {
+            self.run_hidden_unnamed(server, text.as_bytes());
+        }
+        server.state.applied = Some(wanted);
+        server.state.applied_in_transaction = true;
+    }
+
+    fn bind_tenant(&mut self, server: &mut Server) {
+        let tenant = self.state.tenant();
+        if server.state.bound == Bound::Known(tenant) {
+            return;
+        }
+        let value = self.signed(&server.state, tenant);
+        let parameters = [Some(value.as_bytes())];
+        frontend::put_bind(
+            &mut server.output,
+            "",
+            BIND_STATEMENT,
+            &parameters,
+            Format::Text,
+        );
+        frontend::put_execute(&mut server.output, "", 0);
+        self.expects.push(Expect::HiddenBind);
+        self.expects.push(Expect::HiddenExecute);
+        server.state.bound = Bound::Known(tenant);
+        server.state.bound_in_transaction = true;
+    }
+
+    /// The value that `tenantry.tenant()` accepts on this connection only; empty for nobody.
+    fn signed(&self, server: &ServerState, tenant: Option<tenantry_schema::TenantId>) -> String {
+        let key = self.fleet().settings.tenant_key;
+        tenant.map_or_else(String::new, |tenant| {
+            let id = tenant.display(key).to_string();
+            guard::sign(&server.guard, &server.identity, &id)
+        })
+    }
+
+    /// A statement of the router's own.
+    pub(super) fn internal(&self, text: &str) -> Arc<Prepared> {
+        self.shared.registry.intern(PreparedKey {
+            source: Source::Protocol {
+                text: Bytes::copy_from_slice(text.as_bytes()),
+                types: Bytes::new(),
+            },
+            settings_hash: 0,
+        })
+    }
+
+    /// Sends a Parse unless the connection holds the statement already.
+    pub(super) fn prepare_on(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
+        if server.state.prepared.touch(prepared) {
+            return;
+        }
+        match &prepared.source {
+            Source::Protocol { text, types } => {
+                frontend::put_parse_raw(&mut server.output, &prepared.name, text, types);
+                self.expects
+                    .push(Expect::HiddenParse(Some(Arc::clone(prepared))));
+            }
+            Source::Sql { definition } => {
+                let text = format!("PREPARE {} {definition}", prepared.name);
+                self.run_hidden_unnamed(server, text.as_bytes());
+            }
+        }
+        self.hold(server, prepared);
+    }
+
+    /// Notes that the connection will hold the statement, closing another one if it holds too many.
+    pub(super) fn hold(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
+        if let Some(evicted) = server.state.prepared.insert(Arc::clone(prepared)) {
+            frontend::put_close(&mut server.output, TargetKind::Statement, &evicted.name);
+            self.expects.push(Expect::HiddenClose(evicted));
+        }
+    }
+
+    pub(super) fn run_hidden_prepared(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
+        self.prepare_on(server, prepared);
+        frontend::put_bind(
+            &mut server.output,
+            "",
+            &prepared.name,
+            &[],
+            Format::Text,
+        );
+        frontend::put_execute(&mut server.output, "", 0);
+        self.expects.push(Expect::HiddenBind);
+        self.expects.push(Expect::HiddenExecute);
+    }
+
+    /// For texts that are too varied to keep; takes the place of the unnamed statement.
+    pub(super) fn run_hidden_unnamed(&mut self, server: &mut Server, text: &[u8]) {
+        frontend::put_parse(&mut server.output, "", text, &[]);
+        frontend::put_bind(&mut server.output, "", "", &[], Format::Text);
+        frontend::put_execute(&mut server.output, "", 0);
+        self.expects.push(Expect::HiddenParse(None));
+        self.expects.push(Expect::HiddenBind);
+        self.expects.push(Expect::HiddenExecute);
+        server.state.unnamed = None;
+    }
+}

@@ -1,0 +1,433 @@
+//! What the server says: passed on, swallowed, or noted.
+//!
+//! Rows are passed on in runs, without being looked into; a message larger than the buffer is
+//! passed on as it arrives.
+
+use bytes::{Buf, Bytes};
+use tenantry_wire::backend::{self, TxStatus};
+use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
+use tenantry_wire::tag::backend as tag;
+
+use super::expect::{Effect, Expect, Skipped};
+use super::{Batch, Session, Tx};
+use crate::server::{Bound, Server, ServerState};
+
+/// Why a server connection cannot be used any longer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerFault {
+    /// The server ended the session.
+    #[error("the server ended the session: {message} ({code})")]
+    Fatal { code: String, message: String },
+    /// A reply that fits nothing that was asked.
+    #[error("unexpected message {} from the server", std::ascii::escape_default(*tag))]
+    Unexpected { tag: u8 },
+    /// A malformed reply.
+    #[error("malformed message from the server: {0}")]
+    Malformed(String),
+}
+
+impl Session {
+    /// Takes everything that has arrived from the server.
+    pub(crate) fn on_server(&mut self, server: &mut Server) -> Result<(), ServerFault> {
+        loop {
+            if self.passing > 0 {
+                let piece = server.input.len().min(self.passing);
+                self.output.extend_from_slice(&server.input[..piece]);
+                server.input.advance(piece);
+                self.passing -= piece;
+                if self.passing > 0 {
+                    return Ok(());
+                }
+            }
+            self.pass_rows(server)?;
+            let Some(head) = peek(&server.input)? else {
+                return Ok(());
+            };
+            if server.input.len() < head.total {
+                if matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA) && self.shows_replies() {
+                    self.passing = head.total;
+                    continue;
+                }
+                server.input.reserve(head.total - server.input.len());
+                return Ok(());
+            }
+            let message = server.input.split_to(head.total).freeze();
+            self.server_message(head.tag, &message, server)?;
+        }
+    }
+
+    fn shows_replies(&self) -> bool {
+        self.expects.front().is_some_and(|front| !front.is_hidden())
+    }
+
+    /// Passes on the run of whole rows at the front of the input, in one piece.
+    fn pass_rows(&mut self, server: &mut Server) -> Result<(), ServerFault> {
+        let show = self.shows_replies();
+        let mut run = 0;
+        while let Some(head) = peek(&server.input[run..])? {
+            let row = matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA);
+            if !row || server.input.len() - run < head.total {
+                break;
+            }
+            run += head.total;
+        }
+        if run > 0 {
+            if show {
+                self.output.extend_from_slice(&server.input[..run]);
+            }
+            server.input.advance(run);
+        }
+        Ok(())
+    }
+
+    fn server_message(
+        &mut self,
+        letter: u8,
+        message: &Bytes,
+        server: &mut Server,
+    ) -> Result<(), ServerFault> {
+        let body = &message[HEAD_LEN..];
+        match letter {
+            tag::READY_FOR_QUERY => self.server_ready(body, server)?,
+            tag::ERROR => self.server_error(message, server)?,
+            tag::COMMAND_COMPLETE => self.command_completed(message, server)?,
+            tag::PARSE_COMPLETE | tag::BIND_COMPLETE | tag::CLOSE_COMPLETE => {
+                self.step_completed(letter, message)?;
+            }
+            tag::ROW_DESCRIPTION | tag::NO_DATA => self.described(letter, message),
+            tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => {
+                if let Some(Expect::Execute { .. }) = self.expects.front() {
+                    self.expects.pop();
+                }
+                self.output.extend_from_slice(message);
+                self.flush_local();
+            }
+            tag::PARAMETER_STATUS => self.parameter_status(body, message, &mut server.state)?,
+            tag::NOTICE => {
+                if self.expects.front().is_none_or(|front| !front.is_hidden()) {
+                    self.output.extend_from_slice(message);
+                }
+            }
+            // No session listens through the router, so this is an earlier client's.
+            tag::NOTIFICATION => {}
+            tag::COPY_IN => {
+                self.copy_in = true;
+                self.copy_starting = false;
+                self.output.extend_from_slice(message);
+            }
+            tag::PARAMETER_DESCRIPTION
+            | tag::COPY_OUT
+            | tag::COPY_DONE
+            | tag::FUNCTION_RESULT
+            | tag::DATA_ROW
+            | tag::COPY_DATA => {
+                if self.shows_replies() {
+                    self.output.extend_from_slice(message);
+                }
+            }
+            other => return Err(ServerFault::Unexpected { tag: other }),
+        }
+        Ok(())
+    }
+
+    /// Parse, Bind or Close succeeded.
+    fn step_completed(&mut self, letter: u8, message: &Bytes) -> Result<(), ServerFault> {
+        let shown = match (self.expects.pop(), letter) {
+            (Some(Expect::HiddenParse(_)), tag::PARSE_COMPLETE)
+            | (Some(Expect::HiddenBind), tag::BIND_COMPLETE)
+            | (Some(Expect::HiddenClose(_)), tag::CLOSE_COMPLETE) => false,
+            (Some(Expect::Parse { .. }), tag::PARSE_COMPLETE)
+            | (Some(Expect::Bind), tag::BIND_COMPLETE)
+            | (Some(Expect::Close), tag::CLOSE_COMPLETE) => true,
+            _ => return Err(ServerFault::Unexpected { tag: letter }),
+        };
+        if shown {
+            self.output.extend_from_slice(message);
+        }
+        self.flush_local();
+        Ok(())
+    }
+
+    fn described(&mut self, letter: u8, message: &Bytes) {
+        let simple = match self.expects.front() {
+            Some(Expect::Describe { simple }) => {
+                let simple = *simple;
+                self.expects.pop();
+                simple
+            }
+            _ => false,
+        };
+        if !(simple && letter == tag::NO_DATA) {
+            self.output.extend_from_slice(message);
+        }
+        self.flush_local();
+    }
+
+    /// Answers of the router that were waiting for their turn.
+    fn flush_local(&mut self) {
+        while let Some(Expect::Local(_)) = self.expects.front() {
+            if let Some(Expect::Local(bytes)) = self.expects.pop() {
+                self.output.extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    fn command_completed(
+        &mut self,
+        message: &Bytes,
+        server: &mut Server,
+    ) -> Result<(), ServerFault> {
+        let command = backend::command_complete(&message[HEAD_LEN..])
+            .map_err(|error| ServerFault::Malformed(error.to_string()))?;
+        match self.expects.front_mut() {
+            Some(Expect::HiddenExecute) => {
+                self.expects.pop();
+                self.flush_local();
+            }
+            Some(Expect::Query {
+                effects, completed, ..
+            }) => {
+                let index = *completed;
+                *completed += 1;
+                let due: Vec<Effect> = if effects.is_empty() {
+                    Vec::new()
+                } else {
+                    let mine = effects.iter().filter(|(at, _)| *at == index);
+                    mine.map(|(_, effect)| effect.clone()).collect()
+                };
+                self.apply(due, command, &mut server.state);
+                self.output.extend_from_slice(message);
+            }
+            Some(Expect::Execute { .. }) => {
+                if let Some(Expect::Execute { effects, withhold }) = self.expects.pop() {
+                    self.apply(effects, command, &mut server.state);
+                    if withhold {
+                        self.withheld = Some(message.clone());
+                    } else {
+                        self.output.extend_from_slice(message);
+                    }
+                }
+                self.flush_local();
+            }
+            _ => {
+                return Err(ServerFault::Unexpected {
+                    tag: tag::COMMAND_COMPLETE,
+                });
+            }
+        }
+        self.copy_in = false;
+        Ok(())
+    }
+
+    /// What completed statements change in the session.
+    fn apply(&mut self, effects: Vec<Effect>, command: &[u8], server: &mut ServerState) {
+        for effect in effects {
+            match effect {
+                Effect::Begin => self.state.begin(),
+                Effect::End => {
+                    let committed = command == b"COMMIT";
+                    if committed {
+                        self.state.commit();
+                    } else {
+                        self.state.rollback();
+                    }
+                    server.transaction_ended(committed);
+                    self.statements.clear_portals();
+                    self.outcome_open = false;
+                }
+                Effect::Savepoint(name) => self.state.savepoint(&name),
+                Effect::RollbackTo(name) => {
+                    self.state.rollback_to(&name);
+                    server.reverted();
+                }
+                Effect::Release(name) => self.state.release(&name),
+                Effect::Set { name, value } => {
+                    self.begin_implicit();
+                    self.state.set(&name, &value);
+                    self.note_applied(server);
+                }
+                Effect::Reset(name) => {
+                    self.begin_implicit();
+                    self.state.reset(&name);
+                    // The connection's own default need not be the client's startup value.
+                    server.applied = None;
+                }
+                Effect::PrepareSql { name, prepared } => {
+                    server.prepared.insert_without_eviction(&prepared);
+                    self.statements.insert_sql(&name, prepared);
+                }
+                Effect::Pin => {
+                    self.pinned = true;
+                    server.dirty = true;
+                }
+            }
+        }
+    }
+
+    fn note_applied(&self, server: &mut ServerState) {
+        server.applied = Some(self.state.settings().clone());
+        server.applied_in_transaction = true;
+    }
+
+    fn parameter_status(
+        &mut self,
+        body: &[u8],
+        message: &Bytes,
+        server: &mut ServerState,
+    ) -> Result<(), ServerFault> {
+        let status = backend::parameter_status(body)
+            .map_err(|error| ServerFault::Malformed(error.to_string()))?;
+        let name = String::from_utf8_lossy(status.name);
+        let value = String::from_utf8_lossy(status.value);
+        if self.note_reported(server, &name, &value) {
+            self.output.extend_from_slice(message);
+        }
+        Ok(())
+    }
+
+    fn server_ready(&mut self, body: &[u8], server: &mut Server) -> Result<(), ServerFault> {
+        let status = backend::ready_for_query(body)
+            .map_err(|error| ServerFault::Malformed(error.to_string()))?;
+        server.state.status = status;
+        let shown = match self.expects.pop() {
+            Some(Expect::HiddenSync) => false,
+            Some(Expect::Sync | Expect::Query { .. }) => true,
+            _ => {
+                return Err(ServerFault::Unexpected {
+                    tag: tag::READY_FOR_QUERY,
+                });
+            }
+        };
+        self.copy_in = false;
+        self.copy_starting = false;
+        self.follow_status(status, &mut server.state);
+        if shown {
+            if let Some(withheld) = self.withheld.take()
+                && !self.batch.failed
+            {
+                self.output.extend_from_slice(&withheld);
+            }
+            self.batch = Batch {
+                skip: self.batch.skip,
+                forwarded: self.batch.forwarded,
+                ..Batch::default()
+            };
+            backend::put_ready(&mut self.output, self.status());
+        }
+        self.flush_local();
+        Ok(())
+    }
+
+    /// The transaction status that the server reports is the truth.
+    fn follow_status(&mut self, status: TxStatus, server: &mut ServerState) {
+        match status {
+            TxStatus::Idle => {
+                let failed = self.batch.failed;
+                self.end_implicit();
+                if server.bound_in_transaction || server.applied_in_transaction || failed {
+                    server.transaction_ended(!failed);
+                }
+                server.copy_role = false;
+                self.statements.clear_portals();
+                self.tx = Tx::Idle;
+                self.transactions_run += 1;
+                self.outcome_open = self.expects.front().is_some();
+            }
+            TxStatus::InTransaction => {
+                if !matches!(self.tx, Tx::Open { .. } | Tx::FailedHere { .. }) {
+                    self.state.begin();
+                    self.tx = Tx::Open {
+                        prologue: Vec::new(),
+                        restartable: false,
+                    };
+                }
+                self.outcome_open = false;
+            }
+            TxStatus::Failed => {
+                self.tx = Tx::Failed;
+                self.outcome_open = false;
+            }
+        }
+    }
+
+    fn server_error(&mut self, message: &Bytes, server: &mut Server) -> Result<(), ServerFault> {
+        let body = &message[HEAD_LEN..];
+        let fields = backend::ErrorFields::parse(body)
+            .map_err(|error| ServerFault::Malformed(error.to_string()))?;
+        if fields.is_fatal() {
+            return Err(ServerFault::Fatal {
+                code: fields.code.clone(),
+                message: fields.message.clone(),
+            });
+        }
+        self.distrust(&fields.code, &mut server.state);
+        self.batch.failed = true;
+        self.copy_in = false;
+        self.copy_starting = false;
+        self.batch.flushed = false;
+        let in_simple_query = matches!(
+            self.expects.front(),
+            Some(Expect::Query { .. } | Expect::Sync | Expect::HiddenSync)
+        );
+        if matches!(self.expects.front(), Some(Expect::HiddenAbort)) {
+            let skipped = self.expects.skip_to_sync();
+            self.undo(skipped, &mut server.state);
+            return Ok(());
+        }
+        self.output.extend_from_slice(message);
+        if in_simple_query {
+            return Ok(());
+        }
+        let skipped = self.expects.skip_to_sync();
+        let resynchronises = self.undo(skipped, &mut server.state);
+        if !resynchronises {
+            if self.sync_owed {
+                self.script = None;
+                self.batch.abort = false;
+                self.send_owed_sync(server);
+            } else {
+                self.batch.skip = true;
+            }
+        } else if self.script.take().is_some() {
+            self.sync_owed = false;
+        }
+        Ok(())
+    }
+
+    /// Errors that say that the session behind the connection is not what it was taken for.
+    fn distrust(&self, code: &str, server: &mut ServerState) {
+        match code {
+            // Somebody wrote the setting by other means than ours.
+            "42704" | "42501" => server.bound = Bound::Unknown,
+            // Somebody deallocated our statements.
+            "26000" | "42P05" => server.dirty = true,
+            _ => {}
+        }
+    }
+
+    /// Forgets what the skipped messages would have done; answers whether a Sync is on order.
+    fn undo(&mut self, skipped: Skipped, server: &mut ServerState) -> bool {
+        for (client_name, prepared) in skipped.parses {
+            if let Some(prepared) = &prepared {
+                server.prepared.remove(prepared);
+            }
+            match client_name {
+                Some(name) if name.is_empty() => {
+                    server.unnamed = None;
+                    self.statements.remove(b"");
+                }
+                Some(name) => self.statements.remove_if(&name, prepared.as_deref()),
+                None => server.unnamed = None,
+            }
+        }
+        for prepared in skipped.closes {
+            server.prepared.insert_without_eviction(&prepared);
+        }
+        skipped.resynchronises
+    }
+}
+
+fn peek(input: &[u8]) -> Result<Option<FrameHead>, ServerFault> {
+    frame::peek(input, LARGE_MESSAGE_LIMIT)
+        .map_err(|error| ServerFault::Malformed(error.to_string()))
+}

@@ -1,0 +1,301 @@
+//! The settings that are the router's: `tenantry.tenant`, and `tenantry.shard` and
+//! `tenantry.epoch` to read.
+//!
+//! SET, SET LOCAL, RESET, SHOW, set_config() and current_setting(), in both protocols, with the
+//! transactional behaviour of PostgreSQL's own settings.
+
+use bytes::Bytes;
+use tenantry_schema::TenantId;
+use tenantry_wire::backend::{self, Column};
+use tenantry_wire::sql::{Arg, ConfigCall, ConfigCalls, Kind, SetValue};
+use tenantry_wire::sqlstate;
+
+use super::client::Handled;
+use super::expect::Effect;
+use super::special::Mode;
+use super::{Session, Tx};
+use crate::error::Refusal;
+use crate::server::Server;
+
+pub(super) const TENANT: &str = "tenantry.tenant";
+const SHARD: &str = "tenantry.shard";
+const EPOCH: &str = "tenantry.epoch";
+
+impl Session {
+    pub(super) fn run_setting(
+        &mut self,
+        kind: &Kind<'_>,
+        mode: &Mode,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        match kind {
+            Kind::Set {
+                local, name, value, ..
+            } => {
+                let value = match value {
+                    SetValue::Default => None,
+                    SetValue::Values(values) if values.len() == 1 => values.first().cloned(),
+                    SetValue::Values(values) => {
+                        return Err(Refusal::InvalidSetting {
+                            name: name.clone(),
+                            value: values.join(", "),
+                        });
+                    }
+                };
+                self.assign(name, value.as_deref(), *local, server)?;
+                self.command_complete("SET")
+            }
+            Kind::Reset(name) => {
+                self.assign(name, None, false, server)?;
+                self.command_complete("RESET")
+            }
+            Kind::Show(name) => {
+                let value = self.read(name)?;
+                self.rows(&[name.as_str()], &[Some(value)], mode);
+                self.command_complete("SHOW")
+            }
+            Kind::SetConfig(calls) => self.run_calls(calls, mode, server),
+            _ => Err(Refusal::NotPermitted {
+                what: "this statement",
+                hint: "it is not one the router runs",
+            }),
+        }
+    }
+
+    /// Sets or resets (`None`) one setting.
+    fn assign(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+        local: bool,
+        server: Option<&mut Server>,
+    ) -> Result<(), Refusal> {
+        match name {
+            TENANT => {}
+            SHARD | EPOCH => {
+                return Err(Refusal::ReadOnlySetting {
+                    name: name.to_owned(),
+                });
+            }
+            _ => {
+                return Err(Refusal::UnknownSetting {
+                    name: name.to_owned(),
+                });
+            }
+        }
+        let tenant = match value {
+            None => self.state.startup_tenant(),
+            Some("") => None,
+            Some(name) => Some(self.permitted(name)?),
+        };
+        self.check_switch(tenant, server)?;
+        if local && matches!(self.tx, Tx::Idle) {
+            self.warn(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "SET LOCAL can only be used in transaction blocks",
+            );
+            return Ok(());
+        }
+        self.begin_implicit();
+        self.state.set_tenant(tenant, local);
+        Ok(())
+    }
+
+    /// The tenant that this role may act for under this name.
+    fn permitted(&self, name: &str) -> Result<TenantId, Refusal> {
+        let fleet = self.fleet();
+        let record = fleet
+            .directory
+            .resolve(fleet.settings.tenant_key, name)
+            .ok_or_else(|| Refusal::UnknownTenant {
+                name: name.to_owned(),
+            })?;
+        crate::identify::check_tenant(&fleet, &self.identity.role, &record, false)?;
+        Ok(record.id)
+    }
+
+    /// A bound session stays what it is; a transaction that has touched a tenant stays with it.
+    fn check_switch(
+        &mut self,
+        tenant: Option<TenantId>,
+        server: Option<&mut Server>,
+    ) -> Result<(), Refusal> {
+        if let Some(bound) = self.identity.bound
+            && tenant != Some(bound)
+        {
+            let key = self.fleet().settings.tenant_key;
+            return Err(Refusal::Immutable {
+                bound: bound.display(key).to_string(),
+            });
+        }
+        if tenant == self.state.tenant() {
+            return Ok(());
+        }
+        match &mut self.tx {
+            Tx::Idle if self.batch.forwarded || self.sync_owed => Err(Refusal::SwitchInTransaction),
+            Tx::Idle | Tx::Deferred { .. } => Ok(()),
+            Tx::Open {
+                prologue,
+                restartable: true,
+            } => {
+                // Only reads ran, for nobody: they are rolled back and the transaction begins anew
+                // where the tenant lives.
+                let prologue = std::mem::take(prologue);
+                self.tx = Tx::Deferred { prologue };
+                if let Some(server) = server {
+                    server.state.abandoned_transaction = true;
+                }
+                Ok(())
+            }
+            _ => Err(Refusal::SwitchInTransaction),
+        }
+    }
+
+    /// The value that SHOW and current_setting() return.
+    fn read(&self, name: &str) -> Result<String, Refusal> {
+        let tenant = self.state.tenant();
+        match name {
+            TENANT => Ok(tenant.map_or_else(String::new, |tenant| {
+                let key = self.fleet().settings.tenant_key;
+                tenant.display(key).to_string()
+            })),
+            SHARD => Ok(tenant
+                .and_then(|tenant| self.placement(tenant))
+                .map_or_else(String::new, |(shard, _)| shard)),
+            EPOCH => Ok(tenant
+                .and_then(|tenant| self.placement(tenant))
+                .map_or_else(String::new, |(_, epoch)| epoch.to_string())),
+            _ => Err(Refusal::UnknownSetting {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    /// `SELECT set_config(…)[, current_setting(…)]` and nothing else.
+    fn run_calls(
+        &mut self,
+        calls: &ConfigCalls,
+        mode: &Mode,
+        mut server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        if !calls.whole || !calls.all_tenantry() {
+            return Err(Refusal::Unsupported {
+                what: "set_config() or current_setting() of a tenantry setting inside another query"
+                    .to_owned(),
+                hint: "make it a statement of its own: SELECT set_config('tenantry.tenant', …, true)",
+            });
+        }
+        let mut names = Vec::new();
+        let mut values = Vec::new();
+        for call in &calls.calls {
+            let (column, value) = self.run_call(call, mode, server.as_deref_mut())?;
+            names.push(column);
+            values.push(Some(value));
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.rows(&names, &values, mode);
+        self.command_complete("SELECT 1")
+    }
+
+    fn run_call(
+        &mut self,
+        call: &ConfigCall,
+        mode: &Mode,
+        server: Option<&mut Server>,
+    ) -> Result<(String, String), Refusal> {
+        let name = text_argument(&call.name, mode)?
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        if let Some(value) = &call.value {
+            let value = text_argument(value, mode)?;
+            let local = boolean_argument(call.local.as_ref(), mode)?;
+            self.assign(&name, Some(value.as_deref().unwrap_or("")), local, server)?;
+        }
+        Ok((call.column.clone(), self.read(&name)?))
+    }
+
+    /// One row of text columns; the extended protocol has described them before.
+    fn rows(&mut self, names: &[&str], values: &[Option<String>], mode: &Mode) {
+        if matches!(mode, Mode::Simple { .. }) {
+            let columns: Vec<Column<'_>> = names.iter().map(|name| Column::text(name)).collect();
+            backend::put_row_description(&mut self.output, &columns);
+        }
+        let values: Vec<Option<&[u8]>> = values
+            .iter()
+            .map(|value| value.as_deref().map(str::as_bytes))
+            .collect();
+        backend::put_data_row(&mut self.output, &values);
+    }
+
+    /// What set_config() calls on PostgreSQL's own settings change, once the server has run them.
+    pub(super) fn config_effects(calls: &ConfigCalls, parameters: &[Option<Bytes>]) -> Vec<Effect> {
+        let mode = Mode::Extended {
+            parameters: parameters.to_vec(),
+        };
+        let mut effects = Vec::new();
+        for call in &calls.calls {
+            let Some(value) = &call.value else { continue };
+            let name = text_argument(&call.name, &mode);
+            let value = text_argument(value, &mode);
+            let local = boolean_argument(call.local.as_ref(), &mode);
+            match (name, value, local) {
+                (_, _, Ok(true)) => {}
+                (Ok(Some(name)), Ok(Some(value)), Ok(false)) => effects.push(Effect::Set {
+                    name: name.to_ascii_lowercase(),
+                    value: super::quote_literal(&value),
+                }),
+                // Not known before it runs: the session stays with this connection.
+                _ => effects.push(Effect::Pin),
+            }
+        }
+        effects
+    }
+}
+
+fn text_argument(argument: &Arg, mode: &Mode) -> Result<Option<String>, Refusal> {
+    match argument {
+        Arg::Literal(text) => Ok(Some(text.clone())),
+        Arg::Null => Ok(None),
+        Arg::Bool(value) => Ok(Some(value.to_string())),
+        Arg::Param(number) => match mode {
+            Mode::Extended { parameters } => {
+                let index = usize::from(*number).checked_sub(1);
+                match index.and_then(|index| parameters.get(index)) {
+                    Some(Some(bytes)) => Ok(Some(String::from_utf8_lossy(bytes).into_owned())),
+                    Some(None) => Ok(None),
+                    None => Err(opaque_argument()),
+                }
+            }
+            Mode::Simple { .. } => Err(opaque_argument()),
+        },
+        Arg::Other => Err(opaque_argument()),
+    }
+}
+
+/// `is_local`; PostgreSQL takes NULL as false.
+fn boolean_argument(argument: Option<&Arg>, mode: &Mode) -> Result<bool, Refusal> {
+    let Some(argument) = argument else {
+        return Ok(false);
+    };
+    if let Arg::Bool(value) = argument {
+        return Ok(*value);
+    }
+    match text_argument(argument, mode)?.as_deref() {
+        None => Ok(false),
+        // A bool parameter in binary format is one byte.
+        Some("\u{1}") => Ok(true),
+        Some("\u{0}") => Ok(false),
+        Some(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "t" | "true" | "on" | "yes" | "y" | "1" => Ok(true),
+            "f" | "false" | "off" | "no" | "n" | "0" => Ok(false),
+            _ => Err(opaque_argument()),
+        },
+    }
+}
+
+fn opaque_argument() -> Refusal {
+    Refusal::Unsupported {
+        what: "set_config() of a tenantry setting with a computed argument".to_owned(),
+        hint: "give literals or parameters",
+    }
+}

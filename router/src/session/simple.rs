@@ -1,0 +1,141 @@
+//! Simple queries and function calls.
+
+use tenantry_wire::frontend;
+use tenantry_wire::sql::{self, Kind};
+
+use super::client::{ClientMessage, Handled};
+use super::expect::{Effect, Expect};
+use super::script::Script;
+use super::{Session, Tx};
+use crate::error::Refusal;
+use crate::server::Server;
+
+impl Session {
+    pub(super) fn query(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        let text = frontend::query_text(message.body).map_err(|error| Refusal::Protocol {
+            message: error.to_string(),
+        })?;
+        match self.survey(text) {
+            Survey::Forward(effects) => self.forward_query(message, server, effects),
+            Survey::Script(script) => {
+                if !self.settle(server) {
+                    return Ok(Handled::Later);
+                }
+                self.begin_implicit();
+                self.script = Some(script);
+                Ok(Handled::Done)
+            }
+        }
+    }
+
+    /// Looks at every statement of the text: can it go to the server as it is?
+    fn survey(&mut self, text: &[u8]) -> Survey {
+        let scs = self.scs();
+        if let Kind::Plain = sql::classify(text, scs) {
+            let effects = if super::special::pins(text) {
+                vec![(0, Effect::Pin)]
+            } else {
+                Vec::new()
+            };
+            if !matches!(self.tx, Tx::FailedHere { .. }) {
+                return Survey::Forward(effects);
+            }
+        }
+        let mut effects = Vec::new();
+        let mut ranges = Vec::new();
+        let mut whole = !matches!(self.tx, Tx::FailedHere { .. } | Tx::Deferred { .. });
+        for (index, range) in sql::split(text, scs).enumerate() {
+            let statement = &text[range.clone()];
+            let kind = sql::classify(statement, scs);
+            whole &= !self.router_runs(&kind);
+            if let Some(effect) = Self::effect(&kind, statement) {
+                effects.push((index, effect));
+            }
+            ranges.push(range);
+        }
+        if ranges.is_empty() && !matches!(self.tx, Tx::FailedHere { .. }) {
+            // An empty query has its own answer and needs no server.
+            return Survey::Script(Script::empty());
+        }
+        if whole && (ranges.len() > 1 || !self.single_is_local(&effects)) {
+            return Survey::Forward(effects);
+        }
+        Survey::Script(Script::new(text, ranges))
+    }
+
+    /// COMMIT and BEGIN alone in a Query are answered here when there is nothing to end or when
+    /// they can wait.
+    fn single_is_local(&self, effects: &[(usize, Effect)]) -> bool {
+        match effects {
+            [(0, Effect::Begin)] => true,
+            [(0, Effect::End)] => !matches!(self.tx, Tx::Open { .. } | Tx::Failed),
+            _ => false,
+        }
+    }
+
+    fn forward_query(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+        effects: Vec<(usize, Effect)>,
+    ) -> Result<Handled, Refusal> {
+        let Some(server) = server else {
+            return Ok(self.acquire());
+        };
+        self.begin_implicit();
+        let guarded = self.prepare_server(server);
+        server.output.extend_from_slice(message.bytes);
+        // A simple query replaces the unnamed statement.
+        server.state.unnamed = None;
+        self.note_in_flight(effects.iter().any(|(_, effect)| *effect == Effect::End));
+        self.expects.push(Expect::Query {
+            effects,
+            completed: 0,
+            guarded,
+        });
+        if guarded {
+            frontend::put_sync(&mut server.output);
+            self.expects.push(Expect::HiddenSync);
+        }
+        Ok(Handled::Done)
+    }
+
+    pub(super) fn function_call(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Server>,
+    ) -> Result<Handled, Refusal> {
+        if matches!(self.tx, Tx::FailedHere { .. }) {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            self.refuse(&Refusal::TransactionAborted);
+            self.ready();
+            return Ok(Handled::Done);
+        }
+        self.forward_query(message, server, Vec::new())
+    }
+
+    /// The connection that the next statement needs.
+    pub(super) fn acquire(&self) -> Handled {
+        Handled::Acquire(self.state.tenant())
+    }
+
+    /// Remembers what a lost server connection would mean from here on.
+    pub(super) fn note_in_flight(&mut self, ends_transaction: bool) {
+        self.statements_run += 1;
+        self.outcome_open |= ends_transaction || matches!(self.tx, Tx::Idle);
+    }
+}
+
+/// How a simple Query is run.
+enum Survey {
+    /// As it came; statements by position and what they change.
+    Forward(Vec<(usize, Effect)>),
+    /// Statement by statement.
+    Script(Script),
+}

@@ -1,0 +1,298 @@
+//! What a client session carries from statement to statement: its tenant and its settings, with
+//! the transactional behaviour of PostgreSQL's own settings.
+//!
+//! Pure data. A rollback restores what the transaction (or savepoint) started with; `SET LOCAL`
+//! ends with the transaction.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use tenantry_schema::TenantId;
+
+/// The client's settings: folded name to the text behind `SET name TO`.
+///
+/// Compared by hash, so that a server connection that already has them costs nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    values: Arc<BTreeMap<String, String>>,
+    hash: u64,
+}
+
+impl Settings {
+    pub(crate) fn new(values: BTreeMap<String, String>) -> Self {
+        let hash = hash_of(&values);
+        Self {
+            values: Arc::new(values),
+            hash,
+        }
+    }
+
+    /// Equal hashes are taken for equal settings; 0 is the empty map.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        let mut values = (*self.values).clone();
+        values.insert(name.to_owned(), value.to_owned());
+        *self = Self::new(values);
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        let mut values = (*self.values).clone();
+        values.remove(name);
+        *self = Self::new(values);
+    }
+
+    /// The statements that turn a connection with `self` into one with `wanted`.
+    pub(crate) fn difference(&self, wanted: &Settings) -> Vec<String> {
+        let mut statements = Vec::new();
+        for name in self.values.keys() {
+            if !wanted.values.contains_key(name) {
+                statements.push(format!("RESET {}", quote_name(name)));
+            }
+        }
+        for (name, value) in wanted.values.iter() {
+            if self.values.get(name) != Some(value) {
+                statements.push(format!("SET {} TO {value}", quote_name(name)));
+            }
+        }
+        statements
+    }
+}
+
+fn hash_of(values: &BTreeMap<String, String>) -> u64 {
+    if values.is_empty() {
+        return 0;
+    }
+    let mut hasher = DefaultHasher::new();
+    values.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// `a.b` as `"a"."b"`, so that no name can be read as anything else.
+fn quote_name(name: &str) -> String {
+    name.split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect::<Vec<_>>()
+        .join(".")
+}
+
+/// A string literal that reads the same whatever `standard_conforming_strings` says.
+pub(crate) fn quote_literal(value: &str) -> String {
+    let quoted = value.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+/// The values of one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Values {
+    /// Tenant by session `SET` or from the startup packet.
+    pub(crate) tenant: Option<TenantId>,
+    /// Tenant by `SET LOCAL`; gone with the transaction. `Some(None)` is `SET LOCAL … TO DEFAULT`.
+    pub(crate) tenant_local: Option<Option<TenantId>>,
+    pub(crate) settings: Settings,
+}
+
+/// [`Values`] with their transaction and savepoint history.
+#[derive(Debug)]
+pub(crate) struct State {
+    startup: Values,
+    now: Values,
+    /// First the values at BEGIN, then one entry per savepoint.
+    saved: Vec<(Option<String>, Values)>,
+}
+
+impl State {
+    pub(crate) fn new(tenant: Option<TenantId>, settings: Settings) -> Self {
+        let startup = Values {
+            tenant,
+            tenant_local: None,
+            settings,
+        };
+        Self {
+            now: startup.clone(),
+            startup,
+            saved: Vec::new(),
+        }
+    }
+
+    /// The tenant that a statement run now belongs to.
+    pub(crate) fn tenant(&self) -> Option<TenantId> {
+        self.now.tenant_local.unwrap_or(self.now.tenant)
+    }
+
+    pub(crate) fn startup_tenant(&self) -> Option<TenantId> {
+        self.startup.tenant
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.now.settings
+    }
+
+    pub(crate) fn set_tenant(&mut self, tenant: Option<TenantId>, local: bool) {
+        if local {
+            self.now.tenant_local = Some(tenant);
+        } else {
+            self.now.tenant = tenant;
+            self.now.tenant_local = None;
+        }
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.now.settings.set(name, value);
+    }
+
+    /// Back to what the startup packet said.
+    pub(crate) fn reset(&mut self, name: &str) {
+        match self.startup.settings.get(name) {
+            Some(value) => {
+                let value = value.to_owned();
+                self.now.settings.set(name, &value);
+            }
+            None => self.now.settings.remove(name),
+        }
+    }
+
+    pub(crate) fn reset_all(&mut self) {
+        self.now = self.startup.clone();
+    }
+
+    /// A transaction starts, explicit or implicit; nested calls change nothing.
+    pub(crate) fn begin(&mut self) {
+        if self.saved.is_empty() {
+            self.saved.push((None, self.now.clone()));
+        }
+    }
+
+    pub(crate) fn in_transaction(&self) -> bool {
+        !self.saved.is_empty()
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.saved.clear();
+        self.now.tenant_local = None;
+    }
+
+    pub(crate) fn rollback(&mut self) {
+        if !self.saved.is_empty() {
+            self.now = self.saved.swap_remove(0).1;
+        }
+        self.saved.clear();
+        self.now.tenant_local = None;
+    }
+
+    pub(crate) fn savepoint(&mut self, name: &str) {
+        self.begin();
+        self.saved.push((Some(name.to_owned()), self.now.clone()));
+    }
+
+    /// Values return to the savepoint, which stays.
+    pub(crate) fn rollback_to(&mut self, name: &str) {
+        if let Some(at) = self.find(name) {
+            self.saved.truncate(at + 1);
+            self.now = self.saved[at].1.clone();
+        }
+    }
+
+    /// Values stay, the savepoint and those after it go.
+    pub(crate) fn release(&mut self, name: &str) {
+        if let Some(at) = self.find(name) {
+            self.saved.truncate(at);
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.saved
+            .iter()
+            .rposition(|(saved, _)| saved.as_deref() == Some(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(n: i64) -> Option<TenantId> {
+        Some(TenantId::from_bigint(n).unwrap())
+    }
+
+    #[test]
+    fn rollback_restores_and_local_ends_with_the_transaction() {
+        let mut state = State::new(tenant(1), Settings::default());
+        state.begin();
+        state.set_tenant(tenant(2), true);
+        assert_eq!(state.tenant(), tenant(2));
+        state.commit();
+        assert_eq!(state.tenant(), tenant(1));
+
+        state.begin();
+        state.set_tenant(tenant(3), false);
+        state.set("datestyle", "'ISO'");
+        state.rollback();
+        assert_eq!(state.tenant(), tenant(1));
+        assert!(state.settings().is_empty());
+    }
+
+    #[test]
+    fn savepoints_nest() {
+        let mut state = State::new(None, Settings::default());
+        state.begin();
+        state.savepoint("a");
+        state.set_tenant(tenant(1), true);
+        state.savepoint("a");
+        state.set_tenant(tenant(2), true);
+        state.rollback_to("a");
+        assert_eq!(state.tenant(), tenant(1));
+        state.release("a");
+        state.rollback_to("a");
+        assert_eq!(state.tenant(), None);
+    }
+
+    #[test]
+    fn reset_returns_to_the_startup_value() {
+        let startup = Settings::new(BTreeMap::from([("timezone".to_owned(), "'UTC'".to_owned())]));
+        let mut state = State::new(None, startup.clone());
+        state.set("timezone", "'Europe/Vienna'");
+        state.set("jit", "off");
+        assert_ne!(state.settings().hash(), startup.hash());
+        state.reset("timezone");
+        state.reset("jit");
+        assert_eq!(state.settings().hash(), startup.hash());
+    }
+
+    #[test]
+    fn only_differences_are_sent() {
+        let from = Settings::new(BTreeMap::from([
+            ("a".to_owned(), "1".to_owned()),
+            ("b".to_owned(), "2".to_owned()),
+        ]));
+        let to = Settings::new(BTreeMap::from([
+            ("b".to_owned(), "2".to_owned()),
+            ("my.c".to_owned(), "'x'".to_owned()),
+        ]));
+        assert_eq!(
+            from.difference(&to),
+            vec!["RESET \"a\"", "SET \"my\".\"c\" TO 'x'"]
+        );
+    }
+
+    #[test]
+    fn literals_survive_both_string_modes() {
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal(r"a\b"), r"E'a\\b'");
+    }
+}
