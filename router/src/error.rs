@@ -37,6 +37,8 @@ pub(crate) enum Refusal {
         second: String,
         second_source: &'static str,
     },
+    #[error("this role acts for several tenants and the connection names none")]
+    TenantRequired,
     #[error("this session is bound to tenant {bound} and cannot switch")]
     Immutable { bound: String },
     #[error("cannot switch the tenant inside a transaction")]
@@ -108,7 +110,7 @@ impl Refusal {
                     sqlstate::INSUFFICIENT_PRIVILEGE
                 }
             }
-            Self::SourcesDisagree { .. } | Self::UnknownDatabase { .. } => {
+            Self::SourcesDisagree { .. } | Self::UnknownDatabase { .. } | Self::TenantRequired => {
                 sqlstate::INVALID_AUTHORIZATION_SPECIFICATION
             }
             Self::Immutable { .. } | Self::NotPermitted { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
@@ -144,6 +146,7 @@ impl Refusal {
             Self::Closed { .. } => "TENANT_CLOSED",
             Self::NotAllowed { .. } => "TENANT_NOT_ALLOWED",
             Self::SourcesDisagree { .. } => "TENANT_SOURCES_DISAGREE",
+            Self::TenantRequired => "TENANT_REQUIRED",
             Self::Immutable { .. } => "TENANT_IMMUTABLE",
             Self::SwitchInTransaction => "TENANT_SWITCH_IN_TRANSACTION",
             Self::Provisioning { .. } => "TENANT_PROVISIONING",
@@ -212,6 +215,7 @@ impl Refusal {
             Self::Closed { .. } => "a closed tenant does not come back; connect as another tenant",
             Self::NotAllowed { .. } => "connect with a role that is allowed for this tenant",
             Self::SourcesDisagree { .. } => "name the tenant in one place only",
+            Self::TenantRequired => "connect as role.TENANT or with options=-c tenantry.tenant=TENANT",
             Self::Immutable { .. } => {
                 "use a service role to act for several tenants over one connection"
             }

@@ -65,9 +65,6 @@ pub(crate) struct ServerState {
     /// Values of the reported settings.
     pub(crate) parameters: BTreeMap<String, String>,
     pub(crate) status: TxStatus,
-    /// The transaction on the server was left behind by its client: it is rolled back before the
-    /// connection serves anyone, that client included.
-    pub(crate) abandoned_transaction: bool,
     /// The session behind the connection keeps something that must not reach the next client
     /// (temporary objects, held cursors, session locks).
     pub(crate) dirty: bool,

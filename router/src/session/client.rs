@@ -141,6 +141,10 @@ impl Session {
         }
         match message.tag {
             tag::SYNC => return self.sync(server),
+            // Work that was sent before the goodbye is finished first.
+            tag::TERMINATE if !self.copy_in && !self.settle(server.as_deref_mut()) => {
+                return Ok(Handled::Later);
+            }
             tag::TERMINATE => {
                 self.closing = true;
                 return Ok(Handled::Done);

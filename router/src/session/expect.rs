@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::state::Assigned;
 use crate::server::Prepared;
 
 /// What a statement changes in the session once the server has completed it.
@@ -21,7 +22,7 @@ pub(crate) enum Effect {
     Release(String),
     Set {
         name: String,
-        value: String,
+        value: Assigned,
     },
     Reset(String),
     /// The SQL command PREPARE succeeded.

@@ -33,7 +33,7 @@ use tenantry_schema::TenantId;
 use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_wire::backend::{self, TxStatus};
 
-pub(crate) use self::state::{Settings, quote_literal};
+pub(crate) use self::state::{Assigned, Settings};
 
 use self::expect::{Expect, Expects};
 use self::script::Script;
@@ -142,7 +142,7 @@ pub(crate) struct Session {
     /// CommandComplete that waits for ReadyForQuery.
     withheld: Option<Bytes>,
     /// Reported settings as the client knows them.
-    reported: BTreeMap<String, String>,
+    reported: Arc<BTreeMap<String, String>>,
     /// The session must keep its server connection.
     pinned: bool,
     /// A statement outside a transaction, or a COMMIT, is in flight: if the server is lost its
@@ -161,7 +161,7 @@ impl Session {
         identity: Identity,
         tenant: Option<TenantId>,
         settings: Settings,
-        reported: BTreeMap<String, String>,
+        reported: Arc<BTreeMap<String, String>>,
     ) -> Self {
         Self {
             shared,
@@ -215,6 +215,7 @@ impl Session {
             && !self.batch.forwarded
             && self.script.is_none()
             && !self.copy_in
+            && !self.copy_starting
             && !self.sync_owed
             && self.passing_in == 0
     }
@@ -235,14 +236,20 @@ impl Session {
         self.passing > 0
     }
 
+    /// Whether the server connection cannot be proven clean if the session ends now.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        !self.settled()
+            || self.batch.forwarded
+            || self.copy_in
+            || self.copy_starting
+            || self.sync_owed
+            || self.passing > 0
+            || self.passing_in > 0
+    }
+
     /// Whether a stopping router may end the session now.
     pub(crate) fn is_drainable(&self) -> bool {
         self.is_between_transactions() && matches!(self.tx, Tx::Idle)
-    }
-
-    /// Whether the session waits for replies of the server.
-    pub(crate) fn awaits_server(&self) -> bool {
-        !self.settled()
     }
 
     /// The transaction status that the client is told.
@@ -349,7 +356,7 @@ impl Session {
         if self.reported.get(name).map(String::as_str) == Some(value) {
             return false;
         }
-        self.reported.insert(name.to_owned(), value.to_owned());
+        Arc::make_mut(&mut self.reported).insert(name.to_owned(), value.to_owned());
         true
     }
 }

@@ -243,7 +243,7 @@ impl Session {
                 Effect::Release(name) => self.state.release(&name),
                 Effect::Set { name, value } => {
                     self.begin_implicit();
-                    self.state.set(&name, &value);
+                    self.state.set(&name, value);
                     self.note_applied(server);
                 }
                 Effect::Reset(name) => {

@@ -13,9 +13,9 @@ use tenantry_wire::sqlstate;
 use super::client::Handled;
 use super::expect::Effect;
 use super::special::Mode;
+use super::state::Assigned;
 use super::{Session, Tx};
 use crate::error::Refusal;
-use crate::server::Server;
 
 pub(super) const TENANT: &str = "tenantry.tenant";
 const SHARD: &str = "tenantry.shard";
@@ -26,7 +26,6 @@ impl Session {
         &mut self,
         kind: &Kind<'_>,
         mode: &Mode,
-        server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
         match kind {
             Kind::Set {
@@ -42,11 +41,11 @@ impl Session {
                         });
                     }
                 };
-                self.assign(name, value.as_deref(), *local, server)?;
+                self.assign(name, value.as_deref(), *local)?;
                 self.command_complete("SET")
             }
             Kind::Reset(name) => {
-                self.assign(name, None, false, server)?;
+                self.assign(name, None, false)?;
                 self.command_complete("RESET")
             }
             Kind::Show(name) => {
@@ -54,7 +53,7 @@ impl Session {
                 self.rows(&[name.as_str()], &[Some(value)], mode);
                 self.command_complete("SHOW")
             }
-            Kind::SetConfig(calls) => self.run_calls(calls, mode, server),
+            Kind::SetConfig(calls) => self.run_calls(calls, mode),
             _ => Err(Refusal::NotPermitted {
                 what: "this statement",
                 hint: "it is not one the router runs",
@@ -68,7 +67,6 @@ impl Session {
         name: &str,
         value: Option<&str>,
         local: bool,
-        server: Option<&mut Server>,
     ) -> Result<(), Refusal> {
         match name {
             TENANT => {}
@@ -88,7 +86,7 @@ impl Session {
             Some("") => None,
             Some(name) => Some(self.permitted(name)?),
         };
-        self.check_switch(tenant, server)?;
+        self.check_switch(tenant)?;
         if local && matches!(self.tx, Tx::Idle) {
             self.warn(
                 sqlstate::NO_ACTIVE_SQL_TRANSACTION,
@@ -118,7 +116,6 @@ impl Session {
     fn check_switch(
         &mut self,
         tenant: Option<TenantId>,
-        server: Option<&mut Server>,
     ) -> Result<(), Refusal> {
         if let Some(bound) = self.identity.bound
             && tenant != Some(bound)
@@ -137,14 +134,11 @@ impl Session {
             Tx::Open {
                 prologue,
                 restartable: true,
-            } => {
-                // Only reads ran, for nobody: they are rolled back and the transaction begins anew
-                // where the tenant lives.
+            } if !self.pinned => {
+                // Only reads ran, for nobody: the connection is given up, which rolls them back,
+                // and the transaction begins anew where the tenant lives.
                 let prologue = std::mem::take(prologue);
                 self.tx = Tx::Deferred { prologue };
-                if let Some(server) = server {
-                    server.state.abandoned_transaction = true;
-                }
                 Ok(())
             }
             _ => Err(Refusal::SwitchInTransaction),
@@ -176,7 +170,6 @@ impl Session {
         &mut self,
         calls: &ConfigCalls,
         mode: &Mode,
-        mut server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
         if !calls.whole || !calls.all_tenantry() {
             return Err(Refusal::Unsupported {
@@ -188,7 +181,7 @@ impl Session {
         let mut names = Vec::new();
         let mut values = Vec::new();
         for call in &calls.calls {
-            let (column, value) = self.run_call(call, mode, server.as_deref_mut())?;
+            let (column, value) = self.run_call(call, mode)?;
             names.push(column);
             values.push(Some(value));
         }
@@ -201,7 +194,6 @@ impl Session {
         &mut self,
         call: &ConfigCall,
         mode: &Mode,
-        server: Option<&mut Server>,
     ) -> Result<(String, String), Refusal> {
         let name = text_argument(&call.name, mode)?
             .unwrap_or_default()
@@ -209,7 +201,7 @@ impl Session {
         if let Some(value) = &call.value {
             let value = text_argument(value, mode)?;
             let local = boolean_argument(call.local.as_ref(), mode)?;
-            self.assign(&name, Some(value.as_deref().unwrap_or("")), local, server)?;
+            self.assign(&name, Some(value.as_deref().unwrap_or("")), local)?;
         }
         Ok((call.column.clone(), self.read(&name)?))
     }
@@ -242,7 +234,7 @@ impl Session {
                 (_, _, Ok(true)) => {}
                 (Ok(Some(name)), Ok(Some(value)), Ok(false)) => effects.push(Effect::Set {
                     name: name.to_ascii_lowercase(),
-                    value: super::quote_literal(&value),
+                    value: Assigned::Value(value),
                 }),
                 // Not known before it runs: the session stays with this connection.
                 _ => effects.push(Effect::Pin),

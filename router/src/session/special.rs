@@ -8,6 +8,7 @@ use tenantry_wire::sqlstate;
 
 use super::client::Handled;
 use super::expect::{Effect, Expect};
+use super::state::Assigned;
 use super::{Session, Tx};
 use crate::Severity;
 use crate::error::Refusal;
@@ -86,7 +87,7 @@ impl Session {
                 ..
             } => Some(Effect::Set {
                 name: name.clone(),
-                value: (*tail).to_owned(),
+                value: Assigned::Tail((*tail).to_owned()),
             }),
             Kind::Reset(name) => Some(Effect::Reset(name.clone())),
             Kind::DeclareCursor { hold: true } | Kind::CreateTemp => Some(Effect::Pin),
@@ -135,7 +136,7 @@ impl Session {
     ) -> Result<Handled, Refusal> {
         match kind {
             Kind::Set { .. } | Kind::Reset(_) | Kind::Show(_) | Kind::SetConfig(_) => {
-                self.run_setting(kind, mode, server)
+                self.run_setting(kind, mode)
             }
             Kind::ResetAll => {
                 self.begin_implicit();

@@ -10,17 +10,26 @@ use std::sync::Arc;
 
 use tenantry_schema::TenantId;
 
-/// The client's settings: folded name to the text behind `SET name TO`.
+/// A setting's value as it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Assigned {
+    /// What stands behind `SET name TO`.
+    Tail(String),
+    /// The value as `set_config()` and the startup packet take it.
+    Value(String),
+}
+
+/// The client's settings by folded name.
 ///
 /// Compared by hash, so that a server connection that already has them costs nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
-    values: Arc<BTreeMap<String, String>>,
+    values: Arc<BTreeMap<String, Assigned>>,
     hash: u64,
 }
 
 impl Settings {
-    pub(crate) fn new(values: BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(values: BTreeMap<String, Assigned>) -> Self {
         let hash = hash_of(&values);
         Self {
             values: Arc::new(values),
@@ -37,14 +46,14 @@ impl Settings {
         self.values.is_empty()
     }
 
-    pub(crate) fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: Assigned) {
         let mut values = (*self.values).clone();
-        values.insert(name.to_owned(), value.to_owned());
+        values.insert(name.to_owned(), value);
         *self = Self::new(values);
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str)
+    pub(crate) fn get(&self, name: &str) -> Option<&Assigned> {
+        self.values.get(name)
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
@@ -63,14 +72,21 @@ impl Settings {
         }
         for (name, value) in wanted.values.iter() {
             if self.values.get(name) != Some(value) {
-                statements.push(format!("SET {} TO {value}", quote_name(name)));
+                statements.push(match value {
+                    Assigned::Tail(tail) => format!("SET {} TO {tail}", quote_name(name)),
+                    Assigned::Value(value) => format!(
+                        "SELECT pg_catalog.set_config({}, {}, false)",
+                        quote_literal(name),
+                        quote_literal(value)
+                    ),
+                });
             }
         }
         statements
     }
 }
 
-fn hash_of(values: &BTreeMap<String, String>) -> u64 {
+fn hash_of(values: &BTreeMap<String, Assigned>) -> u64 {
     if values.is_empty() {
         return 0;
     }
@@ -152,7 +168,7 @@ impl State {
         }
     }
 
-    pub(crate) fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: Assigned) {
         self.now.settings.set(name, value);
     }
 
@@ -160,7 +176,7 @@ impl State {
     pub(crate) fn reset(&mut self, name: &str) {
         match self.startup.settings.get(name) {
             Some(value) => {
-                let value = value.to_owned();
+                let value = value.clone();
                 self.now.settings.set(name, &value);
             }
             None => self.now.settings.remove(name),
@@ -230,6 +246,10 @@ mod tests {
         Some(TenantId::from_bigint(n).unwrap())
     }
 
+    fn tail(text: &str) -> Assigned {
+        Assigned::Tail(text.to_owned())
+    }
+
     #[test]
     fn rollback_restores_and_local_ends_with_the_transaction() {
         let mut state = State::new(tenant(1), Settings::default());
@@ -241,7 +261,7 @@ mod tests {
 
         state.begin();
         state.set_tenant(tenant(3), false);
-        state.set("datestyle", "'ISO'");
+        state.set("datestyle", tail("'ISO'"));
         state.rollback();
         assert_eq!(state.tenant(), tenant(1));
         assert!(state.settings().is_empty());
@@ -264,10 +284,10 @@ mod tests {
 
     #[test]
     fn reset_returns_to_the_startup_value() {
-        let startup = Settings::new(BTreeMap::from([("timezone".to_owned(), "'UTC'".to_owned())]));
+        let startup = Settings::new(BTreeMap::from([("timezone".to_owned(), Assigned::Value("UTC".to_owned()))]));
         let mut state = State::new(None, startup.clone());
-        state.set("timezone", "'Europe/Vienna'");
-        state.set("jit", "off");
+        state.set("timezone", tail("'Europe/Vienna'"));
+        state.set("jit", tail("off"));
         assert_ne!(state.settings().hash(), startup.hash());
         state.reset("timezone");
         state.reset("jit");
@@ -277,16 +297,16 @@ mod tests {
     #[test]
     fn only_differences_are_sent() {
         let from = Settings::new(BTreeMap::from([
-            ("a".to_owned(), "1".to_owned()),
-            ("b".to_owned(), "2".to_owned()),
+            ("a".to_owned(), tail("1")),
+            ("b".to_owned(), tail("2")),
         ]));
         let to = Settings::new(BTreeMap::from([
-            ("b".to_owned(), "2".to_owned()),
-            ("my.c".to_owned(), "'x'".to_owned()),
+            ("b".to_owned(), tail("2")),
+            ("my.c".to_owned(), Assigned::Value("x".to_owned())),
         ]));
         assert_eq!(
             from.difference(&to),
-            vec!["RESET \"a\"", "SET \"my\".\"c\" TO 'x'"]
+            vec!["RESET \"a\"", "SELECT pg_catalog.set_config('my.c', 'x', false)"]
         );
     }
 

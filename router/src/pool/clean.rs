@@ -1,0 +1,147 @@
+//! The one way back into the pool: every connection that a session gives up passes here, and is
+//! proven clean or closed.
+
+use std::time::Duration;
+
+use tenantry_wire::backend::{self, TxStatus};
+use tenantry_wire::frame::{LARGE_MESSAGE_LIMIT, Message};
+use tenantry_wire::frontend;
+use tenantry_wire::tag::backend as tag;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::Lease;
+use crate::server::{Bound, Server};
+
+/// Longest time that cleaning may take; a connection that needs longer is closed.
+const CLEANING_TIME: Duration = Duration::from_secs(2);
+
+/// How a session left its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LeftBehind {
+    /// Replies are outstanding or messages half sent: nothing can be proven.
+    pub(crate) unfinished: bool,
+    /// A cancel request was sent to it.
+    pub(crate) cancelled: bool,
+}
+
+/// Gives the connection back if it is clean or can be cleaned, else closes it.
+pub(crate) async fn clean(mut lease: Lease, left: LeftBehind) {
+    if left.unfinished {
+        return;
+    }
+    let Some(server) = lease.server() else { return };
+    if !server.input.is_empty() || !server.output.is_empty() {
+        return;
+    }
+    let script = script(server, left.cancelled);
+    if !script.is_empty() {
+        match timeout(CLEANING_TIME, run(server, &script)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => {
+                tracing::debug!(reason, "server connection could not be cleaned");
+                return;
+            }
+            Err(_elapsed) => return,
+        }
+    }
+    lease.give_back();
+}
+
+/// The statements that make the connection clean; none for one that is.
+fn script(server: &Server, cancelled: bool) -> Vec<&'static str> {
+    let mut script = Vec::new();
+    if cancelled {
+        // A signal that was on its way hits this instead of the next client's statement.
+        script.push("");
+    }
+    if server.state.status != TxStatus::Idle {
+        script.push("ROLLBACK");
+    }
+    if server.state.dirty {
+        script.push("DISCARD ALL");
+    }
+    script
+}
+
+async fn run(server: &mut Server, script: &[&'static str]) -> Result<(), &'static str> {
+    for text in script {
+        frontend::put_query(&mut server.output, text);
+        let output = server.output.split();
+        server
+            .socket
+            .write_all(&output)
+            .await
+            .map_err(|_| "write failed")?;
+        let failed = until_ready(server).await?;
+        if failed && !text.is_empty() {
+            return Err("a cleaning statement failed");
+        }
+    }
+    if server.state.status != TxStatus::Idle {
+        return Err("still in a transaction");
+    }
+    server.state.transaction_ended(false);
+    server.state.unnamed = None;
+    if server.state.dirty {
+        server.state.dirty = false;
+        server.state.prepared.clear();
+        server.state.applied = Some(crate::session::Settings::default());
+        server.state.bound = Bound::Unknown;
+        // The statement that binds is gone as well.
+        return rebind(server).await;
+    }
+    Ok(())
+}
+
+async fn rebind(server: &mut Server) -> Result<(), &'static str> {
+    frontend::put_parse(
+        &mut server.output,
+        crate::server::BIND_STATEMENT,
+        crate::server::BIND_TEXT,
+        &[],
+    );
+    frontend::put_sync(&mut server.output);
+    let output = server.output.split();
+    server
+        .socket
+        .write_all(&output)
+        .await
+        .map_err(|_| "write failed")?;
+    if until_ready(server).await? {
+        return Err("the bind could not be prepared");
+    }
+    Ok(())
+}
+
+/// Reads up to ReadyForQuery; answers whether an error came before it.
+async fn until_ready(server: &mut Server) -> Result<bool, &'static str> {
+    let mut failed = false;
+    loop {
+        while let Some(message) =
+            Message::take(&mut server.input, LARGE_MESSAGE_LIMIT).map_err(|_| "lost framing")?
+        {
+            match message.tag {
+                tag::ERROR => failed = true,
+                tag::READY_FOR_QUERY => {
+                    server.state.status = backend::ready_for_query(message.body())
+                        .map_err(|_| "malformed ReadyForQuery")?;
+                    return Ok(failed);
+                }
+                tag::PARAMETER_STATUS => {
+                    let status = backend::parameter_status(message.body())
+                        .map_err(|_| "malformed ParameterStatus")?;
+                    server.state.parameters.insert(
+                        String::from_utf8_lossy(status.name).into_owned(),
+                        String::from_utf8_lossy(status.value).into_owned(),
+                    );
+                }
+                _ => {}
+            }
+        }
+        match server.socket.read_buf(&mut server.input).await {
+            Ok(0) | Err(_) => return Err("connection lost"),
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Server connections of one shard, shared by all sessions of this router.
+//!
+//! A connection keeps its last tenant; a session prefers one that is bound to its tenant already.
+//! Sessions that find none wait in order, for a bounded time, in a bounded queue.
+
+mod clean;
+mod pools;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tenantry_schema::TenantId;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+pub(crate) use self::clean::clean;
+pub(crate) use self::pools::Pools;
+
+use crate::error::Refusal;
+use crate::server::{self, Bound, ConnectError, Server, ServerLogin};
+
+/// After saturation of the server itself, how long to wait before asking it again.
+const SATURATION_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bounds of one pool.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolLimits {
+    pub(crate) size: usize,
+    pub(crate) queue_max: usize,
+    pub(crate) query_wait: Duration,
+    pub(crate) connect: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) retry: Duration,
+}
+
+/// What a pool is doing right now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PoolStats {
+    pub(crate) open: usize,
+    pub(crate) idle: usize,
+    pub(crate) waiting: usize,
+}
+
+/// The connections to one shard.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    login: ServerLogin,
+    limits: PoolLimits,
+    inner: Mutex<Inner>,
+}
+
+/// Invariant: `open` counts idle and leased connections and those being opened; it never passes
+/// the pool's size. Nobody waits while a connection is idle.
+#[derive(Debug, Default)]
+struct Inner {
+    idle: Vec<Server>,
+    open: usize,
+    waiters: VecDeque<oneshot::Sender<Grant>>,
+    /// Until when the shard is left alone, and why.
+    down: Option<(Instant, String)>,
+}
+
+/// What a waiter gets.
+#[derive(Debug)]
+enum Grant {
+    Connection(Lease),
+    /// The right to open one.
+    Slot(Slot),
+}
+
+/// The right to one connection, counted in `open`; dropping it passes it on.
+#[derive(Debug)]
+struct Slot {
+    /// `None` once the right has been handed over with its connection.
+    pool: Option<Arc<Pool>>,
+}
+
+impl Slot {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self {
+            pool: Some(Arc::clone(pool)),
+        }
+    }
+
+    /// Ends without passing the right on: the connection keeps its place in `open`.
+    fn keep(mut self) -> Option<Arc<Pool>> {
+        self.pool.take()
+    }
+}
+
+/// A connection in use. Dropping it closes the connection; [`Lease::give_back`] returns it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    server: Option<Server>,
+    slot: Option<Slot>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            pool.slot_free();
+        }
+    }
+}
+
+impl Lease {
+    fn new(server: Server, slot: Slot) -> Self {
+        Self {
+            server: Some(server),
+            slot: Some(slot),
+        }
+    }
+
+    /// The connection. It is there until the lease is given back.
+    pub(crate) fn server(&mut self) -> Option<&mut Server> {
+        self.server.as_mut()
+    }
+
+    /// Returns a connection that is proven clean.
+    pub(crate) fn give_back(mut self) {
+        if let (Some(server), Some(slot)) = (self.server.take(), self.slot.take()) {
+            if let Some(pool) = slot.keep() {
+                pool.put_back(server);
+            }
+        }
+    }
+
+    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
+        self.slot.as_ref().and_then(|slot| slot.pool.as_ref())
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(login: ServerLogin, limits: PoolLimits) -> Self {
+        Self {
+            login,
+            limits,
+            inner: Mutex::new(Inner::default()),
+        }
+    }
+
+    pub(crate) fn shard_name(&self) -> String {
+        self.login.shard.name.to_string()
+    }
+
+    pub(crate) fn login(&self) -> &ServerLogin {
+        &self.login
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        let inner = self.inner.lock();
+        PoolStats {
+            open: inner.open,
+            idle: inner.idle.len(),
+            waiting: inner.waiters.len(),
+        }
+    }
+
+    /// A connection, preferably bound to `tenant`. Waits as long as `query_wait` allows.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        tenant: Option<TenantId>,
+    ) -> Result<Lease, Refusal> {
+        let started = Instant::now();
+        loop {
+            let slot = match self.try_acquire(tenant)? {
+                Attempt::Connection(lease) => return Ok(*lease),
+                Attempt::Slot(slot) => slot,
+                Attempt::Wait(receiver) => match self.wait(receiver, started).await? {
+                    Grant::Connection(lease) => return Ok(lease),
+                    Grant::Slot(slot) => slot,
+                },
+            };
+            match timeout(self.limits.connect, server::open(&self.login)).await {
+                Ok(Ok(server)) => {
+                    self.inner.lock().down = None;
+                    return Ok(Lease::new(server, slot));
+                }
+                Ok(Err(error)) if error.is_saturation() => {
+                    drop(slot);
+                    tokio::time::sleep(SATURATION_PAUSE).await;
+                    if started.elapsed() > self.limits.query_wait {
+                        return Err(self.queue_timeout(started));
+                    }
+                }
+                Ok(Err(error)) => return Err(self.note_down(&error)),
+                Err(_elapsed) => return Err(self.note_down(&ConnectError::Timeout)),
+            }
+        }
+    }
+
+    /// A connection that is idle right now, without waiting or opening one.
+    pub(crate) fn take_idle(self: &Arc<Self>, tenant: Option<TenantId>) -> Option<Lease> {
+        let mut inner = self.inner.lock();
+        while let Some(server) = inner.take_idle(tenant) {
+            if server.is_quiet() {
+                return Some(Lease::new(server, Slot::new(self)));
+            }
+            inner.open -= 1;
+        }
+        None
+    }
+
+    fn try_acquire(self: &Arc<Self>, tenant: Option<TenantId>) -> Result<Attempt, Refusal> {
+        if let Some(lease) = self.take_idle(tenant) {
+            return Ok(Attempt::Connection(Box::new(lease)));
+        }
+        let mut inner = self.inner.lock();
+        if let Some((until, reason)) = &inner.down {
+            if Instant::now() < *until {
+                return Err(self.down(reason.clone()));
+            }
+            inner.down = None;
+        }
+        if inner.open < self.limits.size {
+            inner.open += 1;
+            return Ok(Attempt::Slot(Slot::new(self)));
+        }
+        inner.waiters.retain(|waiter| !waiter.is_closed());
+        if inner.waiters.len() >= self.limits.queue_max {
+            return Err(Refusal::QueueFull {
+                shard: self.shard_name(),
+                waiting: inner.waiters.len(),
+            });
+        }
+        let (sender, receiver) = oneshot::channel();
+        inner.waiters.push_back(sender);
+        Ok(Attempt::Wait(receiver))
+    }
+
+    async fn wait(
+        &self,
+        receiver: oneshot::Receiver<Grant>,
+        started: Instant,
+    ) -> Result<Grant, Refusal> {
+        let left = self.limits.query_wait.saturating_sub(started.elapsed());
+        match timeout(left, receiver).await {
+            Ok(Ok(grant)) => Ok(grant),
+            _ => Err(self.queue_timeout(started)),
+        }
+    }
+
+    fn queue_timeout(&self, started: Instant) -> Refusal {
+        Refusal::QueueTimeout {
+            shard: self.shard_name(),
+            waited: started.elapsed(),
+            waiting: self.stats().waiting,
+            pool_size: self.limits.size,
+        }
+    }
+
+    fn down(&self, reason: String) -> Refusal {
+        Refusal::ShardDown {
+            shard: self.shard_name(),
+            reason,
+        }
+    }
+
+    fn note_down(&self, error: &ConnectError) -> Refusal {
+        let reason = describe(error);
+        tracing::warn!(shard = %self.login.shard.name, %reason, "cannot open a server connection");
+        self.inner.lock().down = Some((Instant::now() + self.limits.retry, reason.clone()));
+        self.down(reason)
+    }
+
+    fn put_back(self: &Arc<Self>, mut server: Server) {
+        server.idle_since = Instant::now();
+        let mut grant = Grant::Connection(Lease::new(server, Slot::new(self)));
+        loop {
+            let waiter = {
+                let mut inner = self.inner.lock();
+                let Some(waiter) = inner.waiters.pop_front() else {
+                    if let Grant::Connection(mut lease) = grant
+                        && let (Some(server), Some(slot)) = (lease.server.take(), lease.slot.take())
+                    {
+                        inner.idle.push(server);
+                        slot.keep();
+                    }
+                    return;
+                };
+                waiter
+            };
+            match waiter.send(grant) {
+                Ok(()) => return,
+                Err(returned) => grant = returned,
+            }
+        }
+    }
+
+    /// A connection was closed, or never opened: the right to one goes to who waits longest.
+    fn slot_free(self: &Arc<Self>) {
+        loop {
+            let waiter = {
+                let mut inner = self.inner.lock();
+                let Some(waiter) = inner.waiters.pop_front() else {
+                    inner.open -= 1;
+                    return;
+                };
+                waiter
+            };
+            match waiter.send(Grant::Slot(Slot::new(self))) {
+                Ok(()) => return,
+                // The right is still ours: it must not be passed on by its own drop.
+                Err(Grant::Slot(slot)) => {
+                    slot.keep();
+                }
+                Err(Grant::Connection(lease)) => drop(lease),
+            }
+        }
+    }
+
+    /// Closes connections that have been idle too long, and those that have died.
+    pub(crate) fn prune(&self) {
+        let mut inner = self.inner.lock();
+        let before = inner.idle.len();
+        let limit = self.limits.idle;
+        inner
+            .idle
+            .retain(|server| server.idle_since.elapsed() < limit && server.is_quiet());
+        inner.open -= before - inner.idle.len();
+    }
+}
+
+enum Attempt {
+    Connection(Box<Lease>),
+    Slot(Slot),
+    Wait(oneshot::Receiver<Grant>),
+}
+
+impl Inner {
+    /// The most recently used connection of this tenant, or else of anyone.
+    fn take_idle(&mut self, tenant: Option<TenantId>) -> Option<Server> {
+        let wanted = Bound::Known(tenant);
+        let at = self
+            .idle
+            .iter()
+            .rposition(|server| server.state.bound == wanted);
+        match at {
+            Some(at) => Some(self.idle.remove(at)),
+            None => self.idle.pop(),
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

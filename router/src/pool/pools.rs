@@ -1,0 +1,79 @@
+//! The pools of all shards, made on first use and replaced when a shard's address changes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tenantry_schema::guard::role;
+use tenantry_schema::secrets::SecretsFile;
+use tenantry_schema::{Shard, ShardAddress, ShardId};
+
+use super::{Pool, PoolLimits};
+use crate::error::Refusal;
+use crate::server::ServerLogin;
+
+/// All pools of this router.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    secrets_file: PathBuf,
+    limits: PoolLimits,
+    statements_max: usize,
+    pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
+}
+
+impl Pools {
+    pub(crate) fn new(secrets_file: PathBuf, limits: PoolLimits, statements_max: usize) -> Self {
+        Self {
+            secrets_file,
+            limits,
+            statements_max,
+            pools: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The pool of a shard.
+    pub(crate) fn pool(&self, shard: &Arc<Shard>) -> Result<Arc<Pool>, Refusal> {
+        if let Some((address, pool)) = self.pools.lock().get(&shard.id)
+            && *address == shard.address
+        {
+            return Ok(Arc::clone(pool));
+        }
+        let login = self.login(shard)?;
+        let pool = Arc::new(Pool::new(login, self.limits));
+        let entry = (shard.address.clone(), Arc::clone(&pool));
+        self.pools.lock().insert(shard.id, entry);
+        Ok(pool)
+    }
+
+    /// Forgets a pool, so that the next use reads the secrets anew; its connections end with
+    /// their leases.
+    pub(crate) fn forget(&self, shard: ShardId) {
+        self.pools.lock().remove(&shard);
+    }
+
+    /// The file is read for each new pool, so that a shard added later is found in it.
+    fn login(&self, shard: &Arc<Shard>) -> Result<ServerLogin, Refusal> {
+        let refusal = |reason: String| Refusal::ShardDown {
+            shard: shard.name.to_string(),
+            reason,
+        };
+        let secrets =
+            SecretsFile::load(&self.secrets_file).map_err(|error| refusal(error.to_string()))?;
+        let secrets = secrets
+            .shard(shard.name.as_str())
+            .ok_or_else(|| refusal("the secrets file does not name this shard".to_owned()))?;
+        Ok(ServerLogin {
+            shard: Arc::clone(shard),
+            user: role::APP.to_owned(),
+            password: secrets.passwords.app.expose().to_owned(),
+            guard: secrets.guard.current.clone(),
+            statements_max: self.statements_max,
+        })
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Pool>> {
+        let pools = self.pools.lock();
+        pools.values().map(|(_, pool)| Arc::clone(pool)).collect()
+    }
+}

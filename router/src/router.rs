@@ -1,0 +1,210 @@
+//! What the sessions of one router share, and how a session gets a connection to its tenant's
+//! shard.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::seq::SliceRandom;
+use tenantry_schema::fleet::Fleet;
+use tenantry_schema::{Shard, ShardState, TenantId, TenantState};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::cancel::Cancels;
+use crate::config::Config;
+use crate::error::Refusal;
+use crate::fleet::FleetWatch;
+use crate::identify::check_tenant;
+use crate::metrics::Metrics;
+use crate::pool::{Lease, LeftBehind, PoolLimits, Pools, clean};
+use crate::reported::{self, ReportedError};
+use crate::session::{Session, Settings, Shared};
+
+/// Startup settings remembered as valid, with what the server reported for them.
+const STARTUPS_MAX: usize = 1024;
+
+/// Reported settings by name.
+pub(crate) type Reported = Arc<BTreeMap<String, String>>;
+
+/// One router.
+#[derive(Debug)]
+pub(crate) struct Router {
+    pub(crate) config: Config,
+    pub(crate) fleet: Arc<FleetWatch>,
+    pub(crate) pools: Pools,
+    pub(crate) cancels: Arc<Cancels>,
+    pub(crate) metrics: Metrics,
+    pub(crate) shared: Arc<Shared>,
+    /// Cancelled when the router stops: sessions end at their next transaction boundary.
+    pub(crate) drain: CancellationToken,
+    /// Makes the salts of roles that do not exist; never leaves the process.
+    pub(crate) mock_secret: [u8; 32],
+    startups: Mutex<BTreeMap<u64, Reported>>,
+}
+
+impl Router {
+    pub(crate) fn new(config: Config, fleet: Arc<Fleet>, drain: CancellationToken) -> Self {
+        let fleet = Arc::new(FleetWatch::new(fleet));
+        let limits = PoolLimits {
+            size: config.pool_size,
+            queue_max: config.pool_queue_max,
+            query_wait: config.timeouts.query_wait,
+            connect: config.timeouts.server_connect,
+            idle: config.timeouts.server_idle,
+            retry: config.timeouts.server_retry,
+        };
+        Self {
+            pools: Pools::new(
+                config.secrets_file.clone(),
+                limits,
+                config.statements_per_server_max,
+            ),
+            cancels: Arc::new(Cancels::new(config.number)),
+            metrics: Metrics::new(),
+            shared: Arc::new(Shared {
+                registry: crate::server::Registry::default(),
+                fleet: Arc::clone(&fleet),
+                message_bytes_max: config.message_bytes_max,
+            }),
+            fleet,
+            drain,
+            mock_secret: rand::random(),
+            startups: Mutex::new(BTreeMap::new()),
+            config,
+        }
+    }
+
+    /// A connection that is idle right now, if the tenant can be served at once.
+    pub(crate) fn idle_connection(
+        &self,
+        session: &Session,
+        tenant: Option<TenantId>,
+    ) -> Result<Option<Lease>, Refusal> {
+        let fleet = self.fleet.current();
+        let Some(tenant) = tenant else {
+            return Ok(None);
+        };
+        match self.shard_of(&fleet, session, tenant)? {
+            Some(shard) => Ok(self.pools.pool(&shard)?.take_idle(Some(tenant))),
+            None => Ok(None),
+        }
+    }
+
+    /// A connection to the tenant's shard, or to any shard.
+    pub(crate) async fn connection(
+        &self,
+        session: &Session,
+        tenant: Option<TenantId>,
+    ) -> Result<Lease, Refusal> {
+        let Some(tenant) = tenant else {
+            return self.any_connection().await;
+        };
+        let shard = self.await_shard(session, tenant).await?;
+        let started = Instant::now();
+        let lease = self.pools.pool(&shard)?.acquire(Some(tenant)).await;
+        self.metrics.waited(started.elapsed());
+        lease
+    }
+
+    /// Where the tenant lives; `None` while it is being provisioned.
+    fn shard_of(
+        &self,
+        fleet: &Fleet,
+        session: &Session,
+        tenant: TenantId,
+    ) -> Result<Option<Arc<Shard>>, Refusal> {
+        let text = || tenant.display(fleet.settings.tenant_key).to_string();
+        let record = fleet
+            .directory
+            .by_id(tenant)
+            .ok_or_else(|| Refusal::UnknownTenant { name: text() })?;
+        check_tenant(fleet, &session.identity().role, &record, false)?;
+        if record.state == TenantState::Provisioning {
+            return Ok(None);
+        }
+        let placement = fleet
+            .place(&record)
+            .ok_or_else(|| Refusal::EmptyRing { tenant: text() })?;
+        let shard = fleet.shard(placement.shard).ok_or(Refusal::NoShard)?;
+        if shard.state == ShardState::Down {
+            return Err(Refusal::ShardDown {
+                shard: shard.name.to_string(),
+                reason: "the catalog says it is down".to_owned(),
+            });
+        }
+        Ok(Some(Arc::clone(shard)))
+    }
+
+    async fn await_shard(
+        &self,
+        session: &Session,
+        tenant: TenantId,
+    ) -> Result<Arc<Shard>, Refusal> {
+        let limit = self.config.timeouts.provisioning_wait;
+        let deadline = Instant::now() + limit;
+        let mut published = self.fleet.subscribe();
+        loop {
+            let fleet = self.fleet.current();
+            if let Some(shard) = self.shard_of(&fleet, session, tenant)? {
+                return Ok(shard);
+            }
+            let changed = timeout_at(deadline, published.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                return Err(Refusal::Provisioning {
+                    tenant: tenant.display(fleet.settings.tenant_key).to_string(),
+                    waited: limit,
+                });
+            }
+        }
+    }
+
+    /// A connection for a session without a tenant: the first shard that gives one, starting
+    /// anywhere.
+    async fn any_connection(&self) -> Result<Lease, Refusal> {
+        let fleet = self.fleet.current();
+        let mut shards: Vec<_> = fleet
+            .shards
+            .values()
+            .filter(|shard| shard.state != ShardState::Down && shard.takes_new_tenants())
+            .collect();
+        shards.shuffle(&mut rand::rng());
+        let mut refusal = Refusal::NoShard;
+        for shard in shards {
+            match self.pools.pool(shard) {
+                Ok(pool) => match pool.acquire(None).await {
+                    Ok(lease) => return Ok(lease),
+                    Err(error) => refusal = error,
+                },
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// The reported settings of a session that starts with these settings. The first time they
+    /// are tried on a server, which also proves them valid.
+    pub(crate) async fn reported(&self, settings: &Settings) -> Result<Reported, ReportedError> {
+        if let Some(reported) = self.startups.lock().get(&settings.hash()) {
+            return Ok(Arc::clone(reported));
+        }
+        let mut lease = self.any_connection().await.map_err(ReportedError::Refused)?;
+        let tried = match lease.server() {
+            Some(server) => reported::try_on(server, settings).await,
+            None => Err(ReportedError::Refused(Refusal::NoShard)),
+        };
+        let unfinished = matches!(tried, Err(ReportedError::Broken));
+        let left = LeftBehind {
+            unfinished,
+            cancelled: false,
+        };
+        clean(lease, left).await;
+        let reported = Arc::new(tried?);
+        let mut startups = self.startups.lock();
+        if startups.len() >= STARTUPS_MAX {
+            startups.clear();
+        }
+        startups.insert(settings.hash(), Arc::clone(&reported));
+        Ok(reported)
+    }
+}

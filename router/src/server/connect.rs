@@ -1,0 +1,316 @@
+//! Opening a server connection: startup, SCRAM, the settings every connection starts with, the
+//! backend's identity, and the statement that binds tenants.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tenantry_schema::Shard;
+use tenantry_schema::guard::GuardKey;
+use tenantry_wire::backend::{self, Authentication, ErrorFields, TxStatus};
+use tenantry_wire::frame::{LARGE_MESSAGE_LIMIT, Message};
+use tenantry_wire::frontend;
+use tenantry_wire::scram::{ChannelBinding, ClientExchange, SCRAM_SHA_256, Step};
+use tenantry_wire::startup::ProtocolVersion;
+use tenantry_wire::tag::backend as tag;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::{BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, PreparedCache, Server, ServerState};
+use crate::session::Settings;
+
+/// How to log in to one shard.
+#[derive(Clone)]
+pub(crate) struct ServerLogin {
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) user: String,
+    pub(crate) password: String,
+    pub(crate) guard: GuardKey,
+    pub(crate) statements_max: usize,
+}
+
+/// Without the password.
+impl std::fmt::Debug for ServerLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerLogin")
+            .field("shard", &self.shard.name)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a server connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("cannot reach {address}")]
+    Unreachable {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the connection broke during login")]
+    Broken(#[source] io::Error),
+    #[error("the server closed the connection during login")]
+    Closed,
+    #[error("the server refused: {} ({})", .0.message, .0.code)]
+    Refused(Box<ErrorFields>),
+    #[error("the server asks for an authentication that is not SCRAM-SHA-256")]
+    Authentication,
+    #[error("the server did not prove that it knows the password")]
+    Scram,
+    #[error("the server sent what login does not allow: {0}")]
+    Protocol(String),
+    #[error("the shard has no guard: bootstrap it with the shard agent")]
+    NoGuard,
+    #[error("login took longer than the limit")]
+    Timeout,
+}
+
+impl ConnectError {
+    /// The shard is up and has no connection to spare; not a reason to leave it alone.
+    pub(crate) fn is_saturation(&self) -> bool {
+        matches!(self, Self::Refused(fields) if fields.code == "53300")
+    }
+}
+
+/// What every server connection starts with. Said explicitly, so that no default of a role or a
+/// database decides what a client sees.
+const STARTUP_SETTINGS: &[(&str, &str)] = &[
+    ("client_encoding", "UTF8"),
+    ("standard_conforming_strings", "on"),
+    ("search_path", "\"$user\", public"),
+    ("row_security", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("application_name", "tenantry-router"),
+];
+
+/// Opens a connection that is ready to be bound. The caller bounds the time.
+pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
+    let address = &login.shard.address;
+    let socket = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(|source| ConnectError::Unreachable {
+            address: format!("{}:{}", address.host, address.port),
+            source,
+        })?;
+    socket.set_nodelay(true).map_err(ConnectError::Broken)?;
+    let mut opening = Opening {
+        peer: socket.peer_addr().map_err(ConnectError::Broken)?,
+        socket,
+        input: BytesMut::with_capacity(8 << 10),
+        output: BytesMut::new(),
+        key: None,
+        parameters: BTreeMap::new(),
+    };
+    opening.start(login).await?;
+    opening.authenticate(&login.password).await?;
+    opening.until_ready().await?;
+    let identity = opening.identify().await?;
+    opening.finish(login, identity)
+}
+
+struct Opening {
+    peer: SocketAddr,
+    socket: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+    key: Option<BackendKey>,
+    parameters: BTreeMap<String, String>,
+}
+
+impl Opening {
+    async fn start(&mut self, login: &ServerLogin) -> Result<(), ConnectError> {
+        let mut parameters = vec![
+            ("user", login.user.as_str()),
+            ("database", login.shard.address.database.as_str()),
+        ];
+        parameters.extend_from_slice(STARTUP_SETTINGS);
+        frontend::put_startup(&mut self.output, ProtocolVersion::V3_0, parameters);
+        self.send().await
+    }
+
+    async fn authenticate(&mut self, password: &str) -> Result<(), ConnectError> {
+        let mut exchange = ClientExchange::new(password, ChannelBinding::Unavailable);
+        let mut proved = false;
+        loop {
+            let message = self.receive().await?;
+            if message.tag != tag::AUTHENTICATION {
+                return Err(unexpected(&message));
+            }
+            match Authentication::decode(message.body()).map_err(protocol)? {
+                Authentication::Ok if proved => return Ok(()),
+                Authentication::Sasl(mechanisms)
+                    if mechanisms.contains(&SCRAM_SHA_256.as_bytes()) =>
+                {
+                    let first = exchange.start();
+                    frontend::put_sasl_initial(&mut self.output, SCRAM_SHA_256, Some(&first));
+                    self.send().await?;
+                }
+                Authentication::SaslContinue(data) => match exchange.step(data) {
+                    Step::Continue(reply) => {
+                        frontend::put_sasl_response(&mut self.output, &reply);
+                        self.send().await?;
+                    }
+                    _ => return Err(ConnectError::Scram),
+                },
+                Authentication::SaslFinal(data) => match exchange.step(data) {
+                    Step::Success(_) => proved = true,
+                    _ => return Err(ConnectError::Scram),
+                },
+                _ => return Err(ConnectError::Authentication),
+            }
+        }
+    }
+
+    /// Takes the parameters and the cancel key up to ReadyForQuery.
+    async fn until_ready(&mut self) -> Result<(), ConnectError> {
+        loop {
+            let message = self.receive().await?;
+            match message.tag {
+                tag::BACKEND_KEY_DATA => {
+                    let data = backend::backend_key_data(message.body()).map_err(protocol)?;
+                    self.key = Some(BackendKey {
+                        address: self.peer,
+                        pid: data.pid,
+                        secret: data.key.to_vec(),
+                    });
+                }
+                tag::READY_FOR_QUERY => return Ok(()),
+                tag::PARSE_COMPLETE | tag::PARAMETER_STATUS | tag::NOTICE => {
+                    self.note_parameter(&message)?;
+                }
+                _ => return Err(unexpected(&message)),
+            }
+        }
+    }
+
+    fn note_parameter(&mut self, message: &Message) -> Result<(), ConnectError> {
+        if message.tag == tag::PARAMETER_STATUS {
+            let status = backend::parameter_status(message.body()).map_err(protocol)?;
+            self.parameters.insert(
+                String::from_utf8_lossy(status.name).into_owned(),
+                String::from_utf8_lossy(status.value).into_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Asks for what binds are signed over, and prepares the bind.
+    async fn identify(&mut self) -> Result<String, ConnectError> {
+        frontend::put_query(&mut self.output, "SELECT tenantry.backend_identity()");
+        frontend::put_parse(&mut self.output, BIND_STATEMENT, BIND_TEXT, &[]);
+        frontend::put_sync(&mut self.output);
+        self.send().await?;
+        let mut identity = None;
+        loop {
+            let message = match self.receive().await {
+                Err(ConnectError::Refused(fields))
+                    if matches!(fields.code.as_str(), "3F000" | "42883") =>
+                {
+                    return Err(ConnectError::NoGuard);
+                }
+                other => other?,
+            };
+            match message.tag {
+                tag::DATA_ROW => {
+                    let row = backend::data_row(message.body()).map_err(protocol)?;
+                    if let Some(Some(value)) = row.first() {
+                        identity = Some(String::from_utf8_lossy(value).into_owned());
+                    }
+                }
+                tag::READY_FOR_QUERY => break,
+                tag::ROW_DESCRIPTION | tag::COMMAND_COMPLETE => {}
+                _ => self.note_parameter(&message)?,
+            }
+        }
+        self.until_ready().await?;
+        identity.ok_or_else(|| ConnectError::Protocol("no backend identity".to_owned()))
+    }
+
+    fn finish(self, login: &ServerLogin, identity: String) -> Result<Server, ConnectError> {
+        let key = self
+            .key
+            .ok_or_else(|| ConnectError::Protocol("no BackendKeyData".to_owned()))?;
+        let now = Instant::now();
+        Ok(Server {
+            socket: self.socket,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            opened: now,
+            idle_since: now,
+            state: ServerState {
+                shard: login.shard.id,
+                key,
+                identity,
+                guard: login.guard.clone(),
+                bound: Bound::Known(None),
+                applied: Some(Settings::default()),
+                bound_in_transaction: false,
+                applied_in_transaction: false,
+                copy_role: false,
+                prepared: PreparedCache::new(login.statements_max),
+                unnamed: None,
+                parameters: self.parameters,
+                status: TxStatus::Idle,
+                dirty: false,
+            },
+        })
+    }
+
+    async fn send(&mut self) -> Result<(), ConnectError> {
+        let output = self.output.split();
+        self.socket
+            .write_all(&output)
+            .await
+            .map_err(ConnectError::Broken)
+    }
+
+    async fn receive(&mut self) -> Result<Message, ConnectError> {
+        loop {
+            if let Some(message) =
+                Message::take(&mut self.input, LARGE_MESSAGE_LIMIT).map_err(protocol)?
+            {
+                if message.tag == tag::ERROR {
+                    let fields = ErrorFields::parse(message.body()).map_err(protocol)?;
+                    return Err(ConnectError::Refused(Box::new(fields)));
+                }
+                return Ok(message);
+            }
+            let read = self
+                .socket
+                .read_buf(&mut self.input)
+                .await
+                .map_err(ConnectError::Broken)?;
+            if read == 0 {
+                return Err(ConnectError::Closed);
+            }
+        }
+    }
+}
+
+fn protocol(error: impl std::fmt::Display) -> ConnectError {
+    ConnectError::Protocol(error.to_string())
+}
+
+fn unexpected(message: &Message) -> ConnectError {
+    ConnectError::Protocol(format!(
+        "message {}",
+        std::ascii::escape_default(message.tag)
+    ))
+}
+
+/// Sends a cancel request and waits until the server has acted on it: it signals the backend
+/// before it closes this connection.
+pub(crate) async fn send_cancel(key: &BackendKey) -> io::Result<()> {
+    let mut socket = TcpStream::connect(key.address).await?;
+    let mut request = BytesMut::new();
+    frontend::put_cancel_request(&mut request, key.pid, &key.secret);
+    socket.write_all(&request).await?;
+    let mut rest = [0_u8; 16];
+    while socket.read(&mut rest).await? > 0 {}
+    Ok(())
+}

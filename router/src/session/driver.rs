@@ -1,0 +1,358 @@
+//! Drives one session: moves bytes between the client's socket, the session and the server's
+//! socket, waits, and gives the server connection up as soon as the session allows.
+//!
+//! Reading and writing of both sockets share one poll, so that a client that sends a long pipeline
+//! without reading cannot deadlock with a server that does the same.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use tenantry_schema::TenantId;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Next, Session};
+use crate::cancel::CancelSlot;
+use crate::error::Refusal;
+use crate::pool::{Lease, LeftBehind, clean};
+use crate::router::Router;
+use crate::server::Server;
+
+/// Bytes read from a socket at once.
+const READ_SIZE: usize = 16 << 10;
+/// Beyond this many unread bytes for one side, the other side is not read.
+const HIGH_WATER: usize = 256 << 10;
+/// Terminate, as it stands at the end of what an orderly client sends.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
+
+/// How a session ended; for logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The client said goodbye, or the router did.
+    Orderly,
+    /// The client's connection broke.
+    ClientGone,
+}
+
+/// One client connection after login.
+pub(crate) struct Connection {
+    pub(crate) router: Arc<Router>,
+    pub(crate) socket: TcpStream,
+    pub(crate) input: BytesMut,
+    pub(crate) session: Session,
+    pub(crate) slot: Arc<CancelSlot>,
+}
+
+/// What a wait brought.
+enum Woken {
+    Io(Io),
+    Drain,
+}
+
+/// Outcome of one poll of both sockets.
+#[derive(Debug, Default)]
+struct Io {
+    client_closed: bool,
+    server_closed: bool,
+}
+
+impl Connection {
+    /// Runs the session to its end.
+    pub(crate) async fn run(mut self) -> Ended {
+        let router = Arc::clone(&self.router);
+        let mut drain = std::pin::pin!(router.drain.cancelled());
+        let mut draining = false;
+        let mut lease: Option<Lease> = None;
+        let ended = loop {
+            match self.advance(&mut lease).await {
+                Some(ended) => break ended,
+                None if draining && self.session.is_drainable() => {
+                    self.session.fatal(&Refusal::Shutdown);
+                    continue;
+                }
+                None => {}
+            }
+            let woken = tokio::select! {
+                biased;
+                () = &mut drain, if !draining => Woken::Drain,
+                io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
+            };
+            match woken {
+                Woken::Drain => draining = true,
+                Woken::Io(io) => {
+                    if io.server_closed && !self.server_gone(&mut lease) {
+                        break Ended::ClientGone;
+                    }
+                    if io.client_closed && !self.may_still_end_orderly() {
+                        break Ended::ClientGone;
+                    }
+                    if !self.take_replies(&mut lease) {
+                        break Ended::ClientGone;
+                    }
+                }
+            }
+        };
+        self.finish(lease, ended).await;
+        ended
+    }
+
+    /// Handles everything that can be handled without waiting for bytes. `Some` ends the session.
+    async fn advance(&mut self, lease: &mut Option<Lease>) -> Option<Ended> {
+        loop {
+            self.release(lease).await;
+            if self.session.output.len() > HIGH_WATER {
+                return None;
+            }
+            let server = lease.as_mut().and_then(Lease::server);
+            match self.session.next(&mut self.input, server) {
+                Next::More => {}
+                Next::Wait => {
+                    if self.input.is_empty() {
+                        // An idle session keeps no buffer.
+                        self.input = BytesMut::new();
+                    }
+                    return None;
+                }
+                Next::Close => return Some(Ended::Orderly),
+                Next::Acquire(tenant) => match self.acquire(tenant).await {
+                    Ok(acquired) => *lease = Some(acquired),
+                    Err(Unavailable::Refused(refusal)) => {
+                        self.router.metrics.refused(refusal.name());
+                        self.session.acquire_failed(&refusal, &mut self.input);
+                    }
+                    Err(Unavailable::ClientGone) => return Some(Ended::ClientGone),
+                },
+            }
+        }
+    }
+
+    /// Gives the connection up if the session is between transactions.
+    async fn release(&mut self, lease: &mut Option<Lease>) {
+        if !self.session.is_releasable() {
+            return;
+        }
+        let written = lease
+            .as_mut()
+            .and_then(Lease::server)
+            .is_some_and(|server| server.output.is_empty());
+        if written && let Some(lease) = lease.take() {
+            let cancelled = self.slot.detach().await;
+            let left = LeftBehind {
+                unfinished: false,
+                cancelled,
+            };
+            clean(lease, left).await;
+        }
+    }
+
+    /// A server connection for the tenant's shard.
+    async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
+        if let Some(lease) = self.router.idle_connection(&self.session, tenant)? {
+            return Ok(self.attach(lease));
+        }
+        // What the session has answered already must not wait for the connection.
+        let output = self.session.output.split();
+        if self.socket.write_all(&output).await.is_err() {
+            return Err(Unavailable::ClientGone);
+        }
+        let router = Arc::clone(&self.router);
+        let slot = Arc::clone(&self.slot);
+        let queued = slot.queue();
+        let lease = tokio::select! {
+            biased;
+            lease = router.connection(&self.session, tenant) => lease?,
+            () = queued.cancelled() => return Err(Refusal::Canceled.into()),
+            () = client_gone(&mut self.socket, &mut self.input) => return Err(Unavailable::ClientGone),
+        };
+        drop(queued);
+        Ok(self.attach(lease))
+    }
+
+    fn attach(&self, mut lease: Lease) -> Lease {
+        if let Some(server) = lease.server() {
+            self.slot.attach(&server.state.key);
+        }
+        lease
+    }
+
+    /// Passes what the server sent to the session. False ends the session.
+    fn take_replies(&mut self, lease: &mut Option<Lease>) -> bool {
+        let Some(server) = lease.as_mut().and_then(Lease::server) else {
+            return true;
+        };
+        if server.input.is_empty() {
+            return true;
+        }
+        match self.session.on_server(server) {
+            Ok(()) => {
+                if server.input.is_empty() {
+                    server.input = BytesMut::new();
+                }
+                true
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "server connection lost");
+                self.server_gone(lease)
+            }
+        }
+    }
+
+    /// Drops the connection and answers for it. False ends the session.
+    fn server_gone(&mut self, lease: &mut Option<Lease>) -> bool {
+        let Some(mut gone) = lease.take() else {
+            return true;
+        };
+        // What arrived before the end still counts.
+        if let Some(server) = gone.server()
+            && let Err(fault) = self.session.on_server(server)
+        {
+            tracing::debug!(%fault, "last words of a server connection");
+        }
+        let shard = gone.pool().map_or_else(String::new, |pool| pool.shard_name());
+        self.router.metrics.server_lost();
+        self.session.server_lost(&shard)
+    }
+
+    /// A client that closed its side may have said goodbye behind work that is still running.
+    fn may_still_end_orderly(&self) -> bool {
+        self.input.ends_with(TERMINATE)
+    }
+
+    /// The one way out: what is owed to the client is written, the server connection cleaned or
+    /// closed.
+    async fn finish(mut self, lease: Option<Lease>, ended: Ended) {
+        if ended == Ended::Orderly {
+            let output = self.session.output.split();
+            if self.socket.write_all(&output).await.is_ok() {
+                // The client may be gone already; there is nobody left to tell.
+                let _ = self.socket.shutdown().await;
+            }
+        }
+        let Some(mut lease) = lease else { return };
+        let cancelled = self.slot.detach().await;
+        let unfinished = self.session.is_unfinished();
+        if unfinished && let Some(server) = lease.server() {
+            // The server would work on for a client that is gone.
+            let key = server.state.key.clone();
+            if let Err(error) = crate::server::send_cancel(&key).await {
+                tracing::debug!(%error, "cancel for an abandoned statement did not arrive");
+            }
+        }
+        clean(
+            lease,
+            LeftBehind {
+                unfinished,
+                cancelled,
+            },
+        )
+        .await;
+    }
+
+    /// Moves bytes on both sockets as far as they go. Ready when there is something to look at.
+    fn poll_sockets(&mut self, lease: Option<&mut Lease>, cx: &mut Context<'_>) -> Poll<Io> {
+        let mut io = Io::default();
+        let mut progress = false;
+        let was_high = self.session.output.len() > HIGH_WATER;
+        match poll_write(&mut self.socket, &mut self.session.output, cx) {
+            Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
+            Err(_) => io.client_closed = true,
+        }
+        if let Some(server) = lease.and_then(Lease::server) {
+            progress |= self.poll_server(server, &mut io, cx);
+        }
+        if self.input.len() < HIGH_WATER || self.input.len() < self.input.capacity() {
+            match poll_read(&mut self.socket, &mut self.input, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    if !self.may_still_end_orderly() {
+                        io.client_closed = true;
+                    }
+                }
+                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Pending => {}
+            }
+        }
+        if progress || io.client_closed || io.server_closed {
+            Poll::Ready(io)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_server(&mut self, server: &mut Server, io: &mut Io, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        let had_output = !server.output.is_empty();
+        match poll_write(&mut server.socket, &mut server.output, cx) {
+            Ok(()) => progress |= had_output && server.output.is_empty() && self.session.is_releasable(),
+            Err(_) => io.server_closed = true,
+        }
+        if self.session.output.len() <= HIGH_WATER {
+            match poll_read(&mut server.socket, &mut server.input, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => io.server_closed = true,
+                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Pending => {}
+            }
+        }
+        progress
+    }
+}
+
+/// Why a session gets no connection.
+#[derive(Debug)]
+pub(crate) enum Unavailable {
+    Refused(Refusal),
+    ClientGone,
+}
+
+impl From<Refusal> for Unavailable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn poll_write(socket: &mut TcpStream, output: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
+    while !output.is_empty() {
+        match Pin::new(&mut *socket).poll_write(cx, output) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(written)) => output.advance(written),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => return Ok(()),
+        }
+    }
+    if output.capacity() > HIGH_WATER {
+        *output = BytesMut::new();
+    }
+    Ok(())
+}
+
+/// Reads once. The buffer is only made larger once the socket is readable, so that an idle
+/// connection costs none.
+fn poll_read(
+    socket: &mut TcpStream,
+    input: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    match socket.poll_read_ready(cx) {
+        Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        Poll::Pending => return Poll::Pending,
+    }
+    input.reserve(READ_SIZE);
+    tokio_util::io::poll_read_buf(Pin::new(socket), cx, input)
+}
+
+/// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound.
+async fn client_gone(socket: &mut TcpStream, input: &mut BytesMut) {
+    while input.len() < HIGH_WATER {
+        input.reserve(READ_SIZE);
+        match socket.read_buf(input).await {
+            Ok(0) | Err(_) if input.ends_with(TERMINATE) => break,
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    std::future::pending().await
+}
