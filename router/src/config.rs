@@ -25,7 +25,10 @@ pub struct Config {
     pub secrets_file: PathBuf,
     /// Where the directory snapshot is kept; without one a start needs the catalog.
     pub snapshot_file: Option<PathBuf>,
-    /// Number of this router in the fleet, 1 to [`ROUTER_NUMBER_MAX`]; part of every cancel key.
+    /// Name of this router, its own among the fleet's routers.
+    pub name: String,
+    /// Number of this router in the fleet, 1 to [`ROUTER_NUMBER_MAX`], part of every cancel key.
+    /// 0 takes the one that the catalog keeps for the name.
     pub number: u16,
     /// Database name that clients give (`NAME` or `NAME/TENANT`).
     pub database: String,
@@ -78,7 +81,8 @@ impl Default for Config {
             catalog_url: String::new(),
             secrets_file: PathBuf::from("secrets.json"),
             snapshot_file: None,
-            number: 1,
+            name: "router-1".to_owned(),
+            number: 0,
             database: "shop".to_owned(),
             pool_size: 20,
             pool_queue_max: 10_000,
@@ -116,6 +120,9 @@ pub enum ConfigError {
     /// No catalog was named.
     #[error("`catalog_url` is empty: give the libpq URI of the catalog database")]
     CatalogUrl,
+    /// A router needs a name to be told from others.
+    #[error("`name` is empty: give this router a name of its own")]
+    Name,
     /// The database name would be ambiguous beside `NAME/TENANT`.
     #[error("`database` {0:?} is empty or contains a slash")]
     Database(String),
@@ -126,8 +133,11 @@ impl Config {
     #[must_use]
     pub fn problems(&self) -> Vec<ConfigError> {
         let mut problems = Vec::new();
-        if self.number == 0 || self.number > ROUTER_NUMBER_MAX {
+        if self.number > ROUTER_NUMBER_MAX {
             problems.push(ConfigError::Number(self.number));
+        }
+        if self.name.is_empty() {
+            problems.push(ConfigError::Name);
         }
         for (name, value) in [
             ("pool_size", self.pool_size),

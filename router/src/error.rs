@@ -70,6 +70,10 @@ pub(crate) enum Refusal {
     Canceled,
     #[error("terminating connection due to administrator command")]
     Shutdown,
+    #[error("the router is shutting down")]
+    ShuttingDown,
+    #[error("the router is starting: it knows no fleet yet")]
+    Starting,
     #[error("{message}")]
     Protocol { message: String },
     #[error("{what} is not supported through the router")]
@@ -118,6 +122,8 @@ impl Refusal {
             Self::Provisioning { .. }
             | Self::EmptyRing { .. }
             | Self::NoShard
+            | Self::ShuttingDown
+            | Self::Starting
             | Self::ShardDown { .. } => sqlstate::CANNOT_CONNECT_NOW,
             Self::QueueTimeout { .. } | Self::QueueFull { .. } | Self::TooManyClients { .. } => {
                 sqlstate::TOO_MANY_CONNECTIONS
@@ -160,6 +166,8 @@ impl Refusal {
             Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::Canceled => "CANCELED",
             Self::Shutdown => "SHUTDOWN",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Starting => "STARTING",
             Self::Protocol { .. } => "PROTOCOL_VIOLATION",
             Self::Unsupported { .. } => "UNSUPPORTED",
             Self::NotPermitted { .. } => "NOT_PERMITTED",
@@ -233,7 +241,8 @@ impl Refusal {
                 "the statement may or may not have taken effect: check before retrying"
             }
             Self::Canceled => "retry it if the cancel was not meant",
-            Self::Shutdown => "connect again",
+            Self::Shutdown | Self::ShuttingDown => "connect again",
+            Self::Starting => "it needs the catalog or a snapshot; retry in a moment",
             Self::Protocol { .. } => "the client sent what the protocol does not allow",
             Self::Unsupported { hint, .. } | Self::NotPermitted { hint, .. } => hint,
             Self::TransactionAborted => "ROLLBACK ends the transaction",

@@ -1,25 +1,36 @@
 //! The fleet as this router knows it: an immutable snapshot that is exchanged as a whole.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use tenantry_schema::fleet::Fleet;
+use tenantry_schema::fleet::{Fleet, FleetSettings};
+use tenantry_schema::tenant::TenantKey;
 use tokio::sync::watch;
 
 /// The current fleet, and a way to wait for the next one.
 #[derive(Debug)]
 pub(crate) struct FleetWatch {
     current: ArcSwap<Fleet>,
+    /// A fleet has been published; before that `current` is empty and means nothing.
+    known: AtomicBool,
     sequence: watch::Sender<u64>,
 }
 
 impl FleetWatch {
-    pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
-        let (sequence, _) = watch::channel(fleet.sequence);
+    /// Before the catalog or the snapshot has been read.
+    pub(crate) fn unknown() -> Self {
+        let (sequence, _) = watch::channel(0);
+        let empty = Fleet::empty(FleetSettings::new(TenantKey::Bigint));
         Self {
-            current: ArcSwap::new(fleet),
+            current: ArcSwap::from_pointee(empty),
+            known: AtomicBool::new(false),
             sequence,
         }
+    }
+
+    pub(crate) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Acquire)
     }
 
     pub(crate) fn current(&self) -> Arc<Fleet> {
@@ -29,6 +40,7 @@ impl FleetWatch {
     pub(crate) fn publish(&self, fleet: Arc<Fleet>) {
         let sequence = fleet.sequence;
         self.current.store(fleet);
+        self.known.store(true, Ordering::Release);
         self.sequence.send_replace(sequence);
     }
 

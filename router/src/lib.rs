@@ -1,1 +1,26 @@
-//! The data plane: PostgreSQL wire proxy, HTTP, pools, metrics.
+//! The data plane: a PostgreSQL proxy that finds a client's tenant, finds the shard that holds the
+//! tenant, and relays bytes; beside it the router's HTTP.
+//!
+//! The router decides where, PostgreSQL enforces what: nothing here is trusted to keep tenants
+//! apart. A session is one task ([`session`]) that borrows server connections from a pool per
+//! shard ([`pool`]); what it needs to know of the fleet is an immutable snapshot ([`fleet`]).
+
+mod cancel;
+pub mod config;
+mod error;
+mod fleet;
+mod http;
+mod identify;
+mod login;
+mod metrics;
+mod pool;
+mod reported;
+mod router;
+mod serve;
+mod server;
+mod session;
+
+pub use config::{Config, ConfigError, Timeouts};
+pub use serve::{RouterError, Running, run, start};
+
+use tenantry_wire::backend::Severity;

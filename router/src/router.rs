@@ -44,8 +44,12 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn new(config: Config, fleet: Arc<Fleet>, drain: CancellationToken) -> Self {
-        let fleet = Arc::new(FleetWatch::new(fleet));
+    pub(crate) fn new(
+        config: Config,
+        number: u16,
+        fleet: Arc<FleetWatch>,
+        drain: CancellationToken,
+    ) -> Self {
         let limits = PoolLimits {
             size: config.pool_size,
             queue_max: config.pool_queue_max,
@@ -60,7 +64,7 @@ impl Router {
                 limits,
                 config.statements_per_server_max,
             ),
-            cancels: Arc::new(Cancels::new(config.number)),
+            cancels: Arc::new(Cancels::new(number)),
             metrics: Metrics::new(),
             shared: Arc::new(Shared {
                 registry: crate::server::Registry::default(),

@@ -29,7 +29,15 @@ const HIGH_WATER: usize = 256 << 10;
 /// Terminate, as it stands at the end of what an orderly client sends.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
-/// How a session ended; for logs and metrics.
+/// A session's end, for logs and metrics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Summary {
+    pub(crate) how: Ended,
+    pub(crate) statements: u64,
+    pub(crate) transactions: u64,
+}
+
+/// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// The client said goodbye, or the router did.
@@ -62,7 +70,7 @@ struct Io {
 
 impl Connection {
     /// Runs the session to its end.
-    pub(crate) async fn run(mut self) -> Ended {
+    pub(crate) async fn run(mut self) -> Summary {
         let router = Arc::clone(&self.router);
         let mut drain = std::pin::pin!(router.drain.cancelled());
         let mut draining = false;
@@ -96,8 +104,13 @@ impl Connection {
                 }
             }
         };
+        let summary = Summary {
+            how: ended,
+            statements: self.session.statements_run,
+            transactions: self.session.transactions_run,
+        };
         self.finish(lease, ended).await;
-        ended
+        summary
     }
 
     /// Handles everything that can be handled without waiting for bytes. `Some` ends the session.

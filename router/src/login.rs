@@ -1,0 +1,298 @@
+//! From accept to the first ReadyForQuery: startup, who it is, SCRAM, what the session starts with.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use tenantry_wire::backend::{self, TxStatus};
+use tenantry_wire::frame::{AUTHENTICATION_LIMIT, Message};
+use tenantry_wire::frontend;
+use tenantry_wire::scram::{ChannelBinding, SCRAM_SHA_256, ServerExchange, Step, Verifier};
+use tenantry_wire::startup::{Accepted, Encryption, Handshake, HandshakeError, Progress};
+use tenantry_wire::tag::frontend as tag;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::Severity;
+use crate::cancel::Registration;
+use crate::error::Refusal;
+use crate::identify::{Claim, Granted};
+use crate::reported::ReportedError;
+use crate::router::{Reported, Router};
+use crate::session::driver::Connection;
+use crate::session::{Identity, Session};
+
+/// A client that is logged in.
+pub(crate) struct LoggedIn {
+    pub(crate) connection: Connection,
+    /// Keeps the cancel key valid.
+    pub(crate) registration: Registration,
+}
+
+/// Why a connection does not become a session.
+#[derive(Debug)]
+pub(crate) enum LoginEnd {
+    /// A cancel request, or a client that left.
+    Done,
+    /// The client was told.
+    Refused(&'static str),
+}
+
+impl From<std::io::Error> for LoginEnd {
+    fn from(_: std::io::Error) -> Self {
+        Self::Done
+    }
+}
+
+/// One client connection before its session.
+struct Login {
+    router: Arc<Router>,
+    socket: TcpStream,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+/// Logs a client in. The caller bounds the time.
+pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<LoggedIn, LoginEnd> {
+    let mut login = Login {
+        router,
+        socket,
+        input: BytesMut::with_capacity(1024),
+        output: BytesMut::new(),
+    };
+    let accepted = login.handshake().await?;
+    let fleet = login.router.fleet.current();
+    let database = login.router.config.database.clone();
+    let claim = match Claim::read(&fleet, &database, &accepted.params) {
+        Ok(claim) => claim,
+        Err(refusal) => return Err(login.refuse(&refusal).await),
+    };
+    if let Some(negotiation) = &accepted.negotiation {
+        backend::put_negotiate_protocol_version(
+            &mut login.output,
+            negotiation.newest_minor,
+            &negotiation.unrecognised,
+        );
+    }
+    login.authenticate(&claim).await?;
+    login.start(claim).await
+}
+
+impl Login {
+    async fn handshake(&mut self) -> Result<Accepted, LoginEnd> {
+        let mut handshake = Handshake::new(Encryption::Unavailable);
+        loop {
+            let progress = match handshake.handle(&self.input) {
+                Ok(progress) => progress,
+                Err(error) => return Err(self.broken(&error).await),
+            };
+            handshake = match progress {
+                Progress::NeedMore(next) => {
+                    if self.socket.read_buf(&mut self.input).await? == 0 {
+                        return Err(LoginEnd::Done);
+                    }
+                    next
+                }
+                Progress::Reply {
+                    reply,
+                    consumed,
+                    next,
+                } => {
+                    self.input.advance(consumed);
+                    self.socket.write_all(&[reply]).await?;
+                    next
+                }
+                Progress::StartTls { next, .. } | Progress::DirectTls { next } => next,
+                Progress::Cancel(key) => {
+                    self.router.cancels.cancel(key.pid, &key.key).await;
+                    return Err(LoginEnd::Done);
+                }
+                Progress::Startup { accepted, consumed } => {
+                    self.input.advance(consumed);
+                    self.admit().await?;
+                    return Ok(accepted);
+                }
+            };
+        }
+    }
+
+    /// Refuses sessions that this router cannot take now.
+    async fn admit(&mut self) -> Result<(), LoginEnd> {
+        let limit = self.router.config.clients_max;
+        if self.router.drain.is_cancelled() {
+            return Err(self.refuse(&Refusal::ShuttingDown).await);
+        }
+        if !self.router.fleet.is_known() {
+            return Err(self.refuse(&Refusal::Starting).await);
+        }
+        if self.router.cancels.sessions() >= limit {
+            return Err(self.refuse(&Refusal::TooManyClients { limit }).await);
+        }
+        Ok(())
+    }
+
+    /// SCRAM-SHA-256. A claim that cannot be true gets an exchange that cannot succeed, so that
+    /// neither the answer nor its time tells a wrong password from an unknown role or tenant.
+    async fn authenticate(&mut self, claim: &Claim) -> Result<(), LoginEnd> {
+        let verifier = self.verifier(claim);
+        let mut exchange = ServerExchange::new(verifier, ChannelBinding::Unavailable);
+        backend::put_auth_sasl(&mut self.output, &[SCRAM_SHA_256]);
+        self.flush().await?;
+        let mut first = true;
+        loop {
+            let message = self.authentication_message().await?;
+            let data = if std::mem::take(&mut first) {
+                match frontend::sasl_initial(message.body()) {
+                    Ok(initial) if initial.mechanism == SCRAM_SHA_256.as_bytes() => {
+                        initial.response.unwrap_or_default().to_vec()
+                    }
+                    Ok(_) => return Err(self.protocol("client selected an invalid SASL authentication mechanism").await),
+                    Err(error) => return Err(self.protocol(&error.to_string()).await),
+                }
+            } else {
+                message.body().to_vec()
+            };
+            match exchange.step(&data) {
+                Step::Continue(reply) => {
+                    backend::put_auth_sasl_continue(&mut self.output, &reply);
+                    self.flush().await?;
+                }
+                Step::Success(reply) => {
+                    backend::put_auth_sasl_final(&mut self.output, &reply);
+                    return Ok(());
+                }
+                Step::Failure(error) => {
+                    tracing::info!(user = claim.user, %error, "login failed");
+                    let user = claim.user.clone();
+                    return Err(self.refuse(&Refusal::Authentication { user }).await);
+                }
+            }
+        }
+    }
+
+    fn verifier(&self, claim: &Claim) -> Verifier {
+        let mock = || Verifier::mock(&claim.user, &self.router.mock_secret);
+        match &claim.role {
+            Some(role) if claim.is_credible(jiff::Timestamp::now()) => {
+                Verifier::parse(&role.verifier).unwrap_or_else(|error| {
+                    tracing::error!(role = role.name, %error, "the catalog's verifier is unusable");
+                    mock()
+                })
+            }
+            _ => mock(),
+        }
+    }
+
+    async fn authentication_message(&mut self) -> Result<Message, LoginEnd> {
+        loop {
+            match Message::take(&mut self.input, AUTHENTICATION_LIMIT) {
+                Ok(Some(message)) if message.tag == tag::PASSWORD => return Ok(message),
+                Ok(Some(_)) => return Err(self.protocol("expected SASL response").await),
+                Ok(None) => {}
+                Err(error) => return Err(self.protocol(&error.to_string()).await),
+            }
+            if self.socket.read_buf(&mut self.input).await? == 0 {
+                return Err(LoginEnd::Done);
+            }
+        }
+    }
+
+    /// The authenticated client's session.
+    async fn start(mut self, claim: Claim) -> Result<LoggedIn, LoginEnd> {
+        let fleet = self.router.fleet.current();
+        let Some(role) = claim.role.clone() else {
+            let user = claim.user.clone();
+            return Err(self.refuse(&Refusal::Authentication { user }).await);
+        };
+        let granted = match claim.grant(&fleet, &role) {
+            Ok(granted) => granted,
+            Err(refusal) => return Err(self.refuse(&refusal).await),
+        };
+        let router = Arc::clone(&self.router);
+        let reported = match router.reported(&claim.settings).await {
+            Ok(reported) => reported,
+            Err(error) => return Err(self.unreported(error).await),
+        };
+        let registration = router.cancels.register();
+        self.greet(&reported, &registration);
+        self.flush().await?;
+        let Granted { tenant, bound } = granted;
+        let identity = Identity {
+            session: u64::from(registration.slot.pid().unsigned_abs()),
+            role,
+            bound,
+        };
+        let session = Session::new(
+            Arc::clone(&router.shared),
+            identity,
+            tenant,
+            claim.settings,
+            reported,
+        );
+        Ok(LoggedIn {
+            connection: Connection {
+                router,
+                socket: self.socket,
+                input: self.input,
+                session,
+                slot: Arc::clone(&registration.slot),
+            },
+            registration,
+        })
+    }
+
+    fn greet(&mut self, reported: &Reported, registration: &Registration) {
+        backend::put_auth_ok(&mut self.output);
+        for (name, value) in reported.iter() {
+            backend::put_parameter_status(&mut self.output, name, value);
+        }
+        let slot = &registration.slot;
+        backend::put_backend_key_data(&mut self.output, slot.pid(), slot.secret());
+        backend::put_ready(&mut self.output, TxStatus::Idle);
+    }
+
+    async fn flush(&mut self) -> Result<(), LoginEnd> {
+        let output = self.output.split();
+        Ok(self.socket.write_all(&output).await?)
+    }
+
+    async fn unreported(&mut self, error: ReportedError) -> LoginEnd {
+        match error {
+            ReportedError::Refused(refusal) => self.refuse(&refusal).await,
+            ReportedError::Broken => self.refuse(&Refusal::NoShard).await,
+            ReportedError::Invalid(mut fields) => {
+                fields.severity = Severity::Fatal;
+                fields.localised_severity = None;
+                backend::put_error(&mut self.output, &fields);
+                self.leave().await;
+                LoginEnd::Refused("SETTING_INVALID")
+            }
+        }
+    }
+
+    async fn refuse(&mut self, refusal: &Refusal) -> LoginEnd {
+        backend::put_error(&mut self.output, &refusal.fields(Severity::Fatal));
+        self.leave().await;
+        LoginEnd::Refused(refusal.name())
+    }
+
+    async fn protocol(&mut self, message: &str) -> LoginEnd {
+        let message = message.to_owned();
+        self.refuse(&Refusal::Protocol { message }).await
+    }
+
+    async fn broken(&mut self, error: &HandshakeError) -> LoginEnd {
+        tracing::debug!(%error, "startup refused");
+        if !error.peer_speaks_postgres() {
+            return LoginEnd::Refused("PROTOCOL_VIOLATION");
+        }
+        self.protocol(&error.to_string()).await
+    }
+
+    /// Writes what is owed; the client may be gone already, and there is nobody else to tell.
+    async fn leave(&mut self) {
+        let output = self.output.split();
+        if self.socket.write_all(&output).await.is_ok() {
+            let _ = self.socket.shutdown().await;
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What `/metrics` tells. Base units, prefix `tenantry_`, no tenant label.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct NameLabel {
+    name: &'static str,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ShardLabel {
+    shard: String,
+}
+
+/// All metrics of one router.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    clients: Gauge,
+    logins: Counter,
+    login_failures: Family<NameLabel, Counter>,
+    statements: Counter,
+    transactions: Counter,
+    refusals: Family<NameLabel, Counter>,
+    servers_lost: Counter,
+    wait: Histogram,
+    pool_open: Family<ShardLabel, Gauge>,
+    pool_idle: Family<ShardLabel, Gauge>,
+    pool_waiting: Family<ShardLabel, Gauge>,
+    directory_tenants: Gauge,
+    fleet_sequence: Gauge,
+    catalog_connected: Gauge,
+    fleet_from_snapshot: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("tenantry_router"),
+            clients: Gauge::default(),
+            logins: Counter::default(),
+            login_failures: Family::default(),
+            statements: Counter::default(),
+            transactions: Counter::default(),
+            refusals: Family::default(),
+            servers_lost: Counter::default(),
+            // 10 microseconds to 80 seconds.
+            wait: Histogram::new(exponential_buckets(1e-5, 3.0, 15)),
+            pool_open: Family::default(),
+            pool_idle: Family::default(),
+            pool_waiting: Family::default(),
+            directory_tenants: Gauge::default(),
+            fleet_sequence: Gauge::default(),
+            catalog_connected: Gauge::default(),
+            fleet_from_snapshot: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("clients", "Client sessions", self.clients.clone());
+        r.register("logins", "Successful logins", self.logins.clone());
+        r.register(
+            "login_failures",
+            "Failed logins by reason",
+            self.login_failures.clone(),
+        );
+        r.register(
+            "statements",
+            "Statements sent to shards",
+            self.statements.clone(),
+        );
+        r.register(
+            "transactions",
+            "Transactions ended on shards",
+            self.transactions.clone(),
+        );
+        r.register(
+            "refusals",
+            "Errors the router answered itself, by name",
+            self.refusals.clone(),
+        );
+        r.register(
+            "servers_lost",
+            "Server connections lost while leased",
+            self.servers_lost.clone(),
+        );
+        r.register_with_unit(
+            "connection_wait",
+            "Wait for a server connection that was not idle",
+            Unit::Seconds,
+            self.wait.clone(),
+        );
+        r.register("pool_connections", "Server connections", self.pool_open.clone());
+        r.register("pool_idle", "Idle server connections", self.pool_idle.clone());
+        r.register(
+            "pool_waiting",
+            "Sessions that wait for a server connection",
+            self.pool_waiting.clone(),
+        );
+        r.register(
+            "directory_tenants",
+            "Tenants in the directory",
+            self.directory_tenants.clone(),
+        );
+        r.register(
+            "fleet_sequence",
+            "Last catalog change applied",
+            self.fleet_sequence.clone(),
+        );
+        r.register(
+            "catalog_connected",
+            "1 while the catalog is followed",
+            self.catalog_connected.clone(),
+        );
+        r.register(
+            "fleet_from_snapshot",
+            "1 while the fleet is the snapshot's and not the catalog's",
+            self.fleet_from_snapshot.clone(),
+        );
+    }
+
+    pub(crate) fn logged_in(&self) {
+        self.logins.inc();
+        self.clients.inc();
+    }
+
+    pub(crate) fn session_ended(&self, statements: u64, transactions: u64) {
+        self.clients.dec();
+        self.statements.inc_by(statements);
+        self.transactions.inc_by(transactions);
+    }
+
+    pub(crate) fn login_failed(&self, name: &'static str) {
+        self.login_failures.get_or_create(&NameLabel { name }).inc();
+    }
+
+    pub(crate) fn refused(&self, name: &'static str) {
+        self.refusals.get_or_create(&NameLabel { name }).inc();
+    }
+
+    pub(crate) fn server_lost(&self) {
+        self.servers_lost.inc();
+    }
+
+    pub(crate) fn waited(&self, wait: Duration) {
+        self.wait.observe(wait.as_secs_f64());
+    }
+
+    pub(crate) fn pool(&self, shard: &str, stats: crate::pool::PoolStats) {
+        let label = ShardLabel {
+            shard: shard.to_owned(),
+        };
+        let set = |family: &Family<ShardLabel, Gauge>, value: usize| {
+            family
+                .get_or_create(&label)
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.pool_open, stats.open);
+        set(&self.pool_idle, stats.idle);
+        set(&self.pool_waiting, stats.waiting);
+    }
+
+    pub(crate) fn fleet(&self, tenants: usize, sequence: u64, connected: bool, snapshot: bool) {
+        self.directory_tenants
+            .set(i64::try_from(tenants).unwrap_or(i64::MAX));
+        self.fleet_sequence
+            .set(i64::try_from(sequence).unwrap_or(i64::MAX));
+        self.catalog_connected.set(i64::from(connected));
+        self.fleet_from_snapshot.set(i64::from(snapshot));
+    }
+
+    /// The exposition text.
+    pub(crate) fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
