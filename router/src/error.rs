@@ -139,7 +139,7 @@ impl Refusal {
             Self::UnknownStatement { .. } => sqlstate::INVALID_SQL_STATEMENT_NAME,
             Self::UnknownPortal { .. } => sqlstate::INVALID_CURSOR_NAME,
             Self::UnknownSetting { .. } => sqlstate::UNDEFINED_OBJECT,
-            Self::ReadOnlySetting { .. } => sqlstate::CANT_CHANGE_RUNTIME_PARAM,
+            Self::ReadOnlySetting { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tenantry_schema::directory::TenantRecord;
 use tenantry_schema::fleet::{Fleet, Role, RoleKind};
-use tenantry_schema::{TenantId, TenantState};
+use tenantry_schema::tenant::{TenantId, TenantState};
 use tenantry_wire::startup::{StartupParams, parse_options};
 
 use crate::error::Refusal;

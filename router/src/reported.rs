@@ -67,7 +67,7 @@ async fn until_ready(server: &mut Server) -> Result<Option<ErrorFields>, Reporte
         {
             match message.tag {
                 tag::ERROR => {
-                    let fields = ErrorFields::parse(message.body());
+                    let fields = ErrorFields::decode(message.body());
                     error = Some(fields.map_err(|_| ReportedError::Broken)?);
                 }
                 tag::PARAMETER_STATUS => {

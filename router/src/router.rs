@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tenantry_schema::fleet::Fleet;
-use tenantry_schema::{Shard, ShardState, TenantId, TenantState};
+use tenantry_schema::shard::{Shard, ShardState};
+use tenantry_schema::tenant::{TenantId, TenantState};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tenantry_schema::TenantId;
+use tenantry_schema::tenant::TenantId;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-pub(crate) use self::clean::clean;
+pub(crate) use self::clean::{LeftBehind, clean};
 pub(crate) use self::pools::Pools;
 
 use crate::error::Refusal;

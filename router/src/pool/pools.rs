@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tenantry_schema::guard::role;
 use tenantry_schema::secrets::SecretsFile;
-use tenantry_schema::{Shard, ShardAddress, ShardId};
+use tenantry_schema::shard::{Shard, ShardAddress, ShardId};
 
 use super::{Pool, PoolLimits};
 use crate::error::Refusal;

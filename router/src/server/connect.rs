@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tenantry_schema::Shard;
+use tenantry_schema::shard::Shard;
 use tenantry_schema::guard::GuardKey;
 use tenantry_wire::backend::{self, Authentication, ErrorFields, TxStatus};
 use tenantry_wire::frame::{LARGE_MESSAGE_LIMIT, Message};
@@ -275,7 +275,7 @@ impl Opening {
                 Message::take(&mut self.input, LARGE_MESSAGE_LIMIT).map_err(protocol)?
             {
                 if message.tag == tag::ERROR {
-                    let fields = ErrorFields::parse(message.body()).map_err(protocol)?;
+                    let fields = ErrorFields::decode(message.body()).map_err(protocol)?;
                     return Err(ConnectError::Refused(Box::new(fields)));
                 }
                 return Ok(message);

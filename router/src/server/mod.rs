@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
-use tenantry_schema::{ShardId, TenantId};
+use tenantry_schema::shard::ShardId;
+use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::TxStatus;
 use tokio::net::TcpStream;
 
 pub(crate) use connect::{ConnectError, ServerLogin, open, send_cancel};
-pub(crate) use prepared::{Prepared, PreparedCache, Registry};
+pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source};
 
 use crate::session::Settings;
 

@@ -27,7 +27,7 @@ pub(super) enum Handled {
     /// The message waits in the buffer for outstanding replies.
     Later,
     /// The message waits in the buffer for a server connection.
-    Acquire(Option<tenantry_schema::TenantId>),
+    Acquire(Option<tenantry_schema::tenant::TenantId>),
 }
 
 impl Session {

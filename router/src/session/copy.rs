@@ -33,7 +33,7 @@ impl Session {
         let enter = self.internal(ENTER_COPY_ROLE);
         self.run_hidden_prepared(server, &enter);
         server.state.copy_role = true;
-        self.send_statement(text, None, mode, server);
+        self.send_statement(text, Vec::new(), mode, server);
         // CopyInResponse and errors are flushed by the server at once. Until one of them is here no
         // message of the client may follow, lest the server take it for part of the stream.
         self.copy_starting = true;

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use tenantry_wire::backend::{self, Column};
 use tenantry_wire::frontend::{self, Bind, Execute, Format, Parse, Target, TargetKind};
-use tenantry_wire::sql::{self, Arg, ConfigCalls, Kind};
+use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
 use tenantry_wire::{MessageError, tag::frontend as tag};
 
 use super::client::{ClientMessage, Handled};
@@ -33,7 +33,7 @@ impl Session {
         message: ClientMessage<'_>,
         mut server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
-        let parse = Parse::parse(message.body).map_err(malformed)?;
+        let parse = Parse::decode(message.body).map_err(malformed)?;
         let kind = sql::classify(parse.text, self.scs());
         let taken = !parse.name.is_empty() && self.statements.find(parse.name).is_some();
         let aborted = matches!(self.tx, Tx::FailedHere { .. }) && !ends_transaction(&kind);
@@ -140,7 +140,7 @@ impl Session {
         message: ClientMessage<'_>,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
-        let bind = Bind::parse(message.body).map_err(malformed)?;
+        let bind = Bind::decode(message.body).map_err(malformed)?;
         let Some(statement) = self.statements.find(bind.statement).cloned() else {
             if !self.settle(server) {
                 return Ok(Handled::Later);
@@ -198,7 +198,9 @@ impl Session {
             StatementRole::Plain => Ok(Vec::new()),
             StatementRole::Pins => Ok(vec![Effect::Pin]),
             StatementRole::SetsConfig => match sql::classify(&text, self.scs()) {
-                Kind::SetConfig(calls) => Ok(Self::config_effects(&calls, &parameters(bind)?)),
+                Kind::SetConfig { calls, .. } => {
+                    Ok(Self::config_effects(&calls, &parameters(bind)?))
+                }
                 _ => Ok(Vec::new()),
             },
         }
@@ -228,7 +230,7 @@ impl Session {
         message: ClientMessage<'_>,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
-        let target = Target::parse(message.body).map_err(malformed)?;
+        let target = Target::decode(message.body).map_err(malformed)?;
         if target.kind == TargetKind::Portal {
             if let Some(Portal::Router { text, .. }) = self.statements.portal(target.name) {
                 let text = text.clone();
@@ -291,7 +293,7 @@ impl Session {
         message: ClientMessage<'_>,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
-        let execute = Execute::parse(message.body).map_err(malformed)?;
+        let execute = Execute::decode(message.body).map_err(malformed)?;
         let effects = match self.statements.portal(execute.portal) {
             Some(Portal::Router { .. }) => return self.execute_own(execute.portal, server),
             Some(Portal::Server(effects)) => effects.clone(),
@@ -343,7 +345,7 @@ impl Session {
         message: ClientMessage<'_>,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
-        let target = Target::parse(message.body).map_err(malformed)?;
+        let target = Target::decode(message.body).map_err(malformed)?;
         match target.kind {
             TargetKind::Statement => {
                 self.statements.remove(target.name);
@@ -423,7 +425,7 @@ impl Session {
         self.router_runs(kind)
             || matches!(
                 kind,
-                Kind::Begin { .. }
+                Kind::Begin(_)
                     | Kind::Commit { .. }
                     | Kind::Rollback { .. }
                     | Kind::Savepoint(_)
@@ -445,9 +447,9 @@ fn ends_transaction(kind: &Kind<'_>) -> bool {
 
 fn role_of(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
     match kind {
-        Kind::SetConfig(_) => StatementRole::SetsConfig,
-        Kind::DeclareCursor { hold: true } | Kind::CreateTemp => StatementRole::Pins,
-        _ if super::special::pins(text) => StatementRole::Pins,
+        Kind::SetConfig { .. } => StatementRole::SetsConfig,
+        Kind::DeclareCursor { hold: true, .. } | Kind::CreateTemp => StatementRole::Pins,
+        _ if sql::takes_session_lock(text) => StatementRole::Pins,
         _ => StatementRole::Plain,
     }
 }
@@ -464,7 +466,9 @@ fn parameters(bind: &Bind<'_>) -> Result<Vec<Option<Bytes>>, Refusal> {
 fn result_names(kind: &Kind<'_>) -> Vec<String> {
     match kind {
         Kind::Show(name) => vec![name.clone()],
-        Kind::SetConfig(calls) => calls.calls.iter().map(|call| call.column.clone()).collect(),
+        Kind::SetConfig { calls, .. } => {
+            calls.iter().map(|call| call.column().to_owned()).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -477,7 +481,7 @@ fn parameter_oids(kind: &Kind<'_>, types: &[u8]) -> Vec<u32> {
         .iter()
         .map(|oid| u32::from_be_bytes(*oid))
         .collect();
-    if let Kind::SetConfig(calls) = kind {
+    if let Kind::SetConfig { calls, .. } = kind {
         note_call_parameters(calls, &mut oids);
     }
     for oid in &mut oids {
@@ -488,22 +492,34 @@ fn parameter_oids(kind: &Kind<'_>, types: &[u8]) -> Vec<u32> {
     oids
 }
 
-fn note_call_parameters(calls: &ConfigCalls, oids: &mut Vec<u32>) {
-    let mut note = |argument: Option<&Arg>, oid: u32| {
-        if let Some(Arg::Param(number)) = argument
-            && let Some(index) = usize::from(*number).checked_sub(1)
-        {
-            if oids.len() <= index {
-                oids.resize(index + 1, 0);
-            }
-            if oids[index] == 0 {
-                oids[index] = oid;
-            }
+fn note_call_parameters(calls: &[SettingCall], oids: &mut Vec<u32>) {
+    let mut note = |argument: &Arg, oid: u32| {
+        let number = match argument {
+            Arg::Param(number) => *number,
+            Arg::TypedParam(number, _) => *number,
+            _ => return,
+        };
+        let Some(index) = usize::from(number).checked_sub(1) else {
+            return;
+        };
+        if oids.len() <= index {
+            oids.resize(index + 1, 0);
+        }
+        if oids[index] == 0 {
+            oids[index] = oid;
         }
     };
-    for call in &calls.calls {
-        note(Some(&call.name), TEXT_OID);
-        note(call.value.as_ref(), TEXT_OID);
-        note(call.local.as_ref(), BOOL_OID);
+    for call in calls {
+        note(call.name(), TEXT_OID);
+        if let SettingCall::Set { value, local, .. } = call {
+            let oid = match value {
+                Arg::TypedParam(_, ParamType::Integer) => 23,
+                Arg::TypedParam(_, ParamType::Bigint) => 20,
+                Arg::TypedParam(_, ParamType::Uuid) => 2950,
+                _ => TEXT_OID,
+            };
+            note(value, oid);
+            note(local, BOOL_OID);
+        }
     }
 }

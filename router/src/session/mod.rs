@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tenantry_schema::TenantId;
+use tenantry_schema::tenant::TenantId;
 use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_wire::backend::{self, TxStatus};
 
@@ -290,7 +290,8 @@ impl Session {
             self.end_implicit();
         }
         self.batch = Batch::default();
-        backend::put_ready(&mut self.output, self.status());
+        let status = self.status();
+        backend::put_ready(&mut self.output, status);
     }
 
     fn end_implicit(&mut self) {

@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// The value that `tenantry.tenant()` accepts on this connection only; empty for nobody.
-    fn signed(&self, server: &ServerState, tenant: Option<tenantry_schema::TenantId>) -> String {
+    fn signed(&self, server: &ServerState, tenant: Option<tenantry_schema::tenant::TenantId>) -> String {
         let key = self.fleet().settings.tenant_key;
         tenant.map_or_else(String::new, |tenant| {
             let id = tenant.display(key).to_string();

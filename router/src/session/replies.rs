@@ -4,7 +4,7 @@
 //! passed on as it arrives.
 
 use bytes::{Buf, Bytes};
-use tenantry_wire::backend::{self, TxStatus};
+use tenantry_wire::backend::{self, Severity, TxStatus};
 use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::backend as tag;
 
@@ -312,7 +312,8 @@ impl Session {
                 forwarded: self.batch.forwarded,
                 ..Batch::default()
             };
-            backend::put_ready(&mut self.output, self.status());
+            let status = self.status();
+            backend::put_ready(&mut self.output, status);
         }
         self.flush_local();
         Ok(())
@@ -352,9 +353,9 @@ impl Session {
 
     fn server_error(&mut self, message: &Bytes, server: &mut Server) -> Result<(), ServerFault> {
         let body = &message[HEAD_LEN..];
-        let fields = backend::ErrorFields::parse(body)
+        let fields = backend::ErrorFields::decode(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
-        if fields.is_fatal() {
+        if matches!(fields.severity, Severity::Fatal | Severity::Panic) {
             return Err(ServerFault::Fatal {
                 code: fields.code.clone(),
                 message: fields.message.clone(),

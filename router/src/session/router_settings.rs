@@ -5,9 +5,9 @@
 //! transactional behaviour of PostgreSQL's own settings.
 
 use bytes::Bytes;
-use tenantry_schema::TenantId;
+use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, Column};
-use tenantry_wire::sql::{Arg, ConfigCall, ConfigCalls, Kind, SetValue};
+use tenantry_wire::sql::{Arg, Kind, ParamType, SetValue, SettingCall};
 use tenantry_wire::sqlstate;
 
 use super::client::Handled;
@@ -40,6 +40,14 @@ impl Session {
                             value: values.join(", "),
                         });
                     }
+                    // It stays what it is.
+                    SetValue::FromCurrent => return self.command_complete("SET"),
+                    SetValue::Interval => {
+                        return Err(Refusal::InvalidSetting {
+                            name: name.clone(),
+                            value: "INTERVAL".to_owned(),
+                        });
+                    }
                 };
                 self.assign(name, value.as_deref(), *local)?;
                 self.command_complete("SET")
@@ -53,7 +61,7 @@ impl Session {
                 self.rows(&[name.as_str()], &[Some(value)], mode);
                 self.command_complete("SHOW")
             }
-            Kind::SetConfig(calls) => self.run_calls(calls, mode),
+            Kind::SetConfig { calls, whole } => self.run_calls(calls, *whole, mode),
             _ => Err(Refusal::NotPermitted {
                 what: "this statement",
                 hint: "it is not one the router runs",
@@ -168,10 +176,12 @@ impl Session {
     /// `SELECT set_config(…)[, current_setting(…)]` and nothing else.
     fn run_calls(
         &mut self,
-        calls: &ConfigCalls,
+        calls: &[SettingCall],
+        whole: bool,
         mode: &Mode,
     ) -> Result<Handled, Refusal> {
-        if !calls.whole || !calls.all_tenantry() {
+        let ours = |call: &SettingCall| matches!(text_argument(call.name(), mode), Ok(Some(name)) if is_ours(&name));
+        if !whole || !calls.iter().all(ours) {
             return Err(Refusal::Unsupported {
                 what: "set_config() or current_setting() of a tenantry setting inside another query"
                     .to_owned(),
@@ -180,30 +190,28 @@ impl Session {
         }
         let mut names = Vec::new();
         let mut values = Vec::new();
-        for call in &calls.calls {
-            let (column, value) = self.run_call(call, mode)?;
-            names.push(column);
-            values.push(Some(value));
+        for call in calls {
+            names.push(call.column());
+            values.push(Some(self.run_call(call, mode)?));
         }
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         self.rows(&names, &values, mode);
         self.command_complete("SELECT 1")
     }
 
-    fn run_call(
-        &mut self,
-        call: &ConfigCall,
-        mode: &Mode,
-    ) -> Result<(String, String), Refusal> {
-        let name = text_argument(&call.name, mode)?
+    fn run_call(&mut self, call: &SettingCall, mode: &Mode) -> Result<String, Refusal> {
+        let name = text_argument(call.name(), mode)?
             .unwrap_or_default()
             .to_ascii_lowercase();
-        if let Some(value) = &call.value {
+        if let SettingCall::Set { value, local, .. } = call {
             let value = text_argument(value, mode)?;
-            let local = boolean_argument(call.local.as_ref(), mode)?;
+            let local = boolean_argument(local, mode)?;
             self.assign(&name, Some(value.as_deref().unwrap_or("")), local)?;
+            if local && matches!(self.tx, Tx::Idle) {
+                // In force for this statement only, which is over.
+                return Ok(value.unwrap_or_default());
+            }
         }
-        Ok((call.column.clone(), self.read(&name)?))
+        self.read(&name)
     }
 
     /// One row of text columns; the extended protocol has described them before.
@@ -220,17 +228,24 @@ impl Session {
     }
 
     /// What set_config() calls on PostgreSQL's own settings change, once the server has run them.
-    pub(super) fn config_effects(calls: &ConfigCalls, parameters: &[Option<Bytes>]) -> Vec<Effect> {
+    pub(super) fn config_effects(
+        calls: &[SettingCall],
+        parameters: &[Option<Bytes>],
+    ) -> Vec<Effect> {
         let mode = Mode::Extended {
             parameters: parameters.to_vec(),
         };
         let mut effects = Vec::new();
-        for call in &calls.calls {
-            let Some(value) = &call.value else { continue };
-            let name = text_argument(&call.name, &mode);
+        for call in calls {
+            let SettingCall::Set {
+                name, value, local, ..
+            } = call
+            else {
+                continue;
+            };
+            let name = text_argument(name, &mode);
             let value = text_argument(value, &mode);
-            let local = boolean_argument(call.local.as_ref(), &mode);
-            match (name, value, local) {
+            match (name, value, boolean_argument(local, &mode)) {
                 (_, _, Ok(true)) => {}
                 (Ok(Some(name)), Ok(Some(value)), Ok(false)) => effects.push(Effect::Set {
                     name: name.to_ascii_lowercase(),
@@ -244,39 +259,70 @@ impl Session {
     }
 }
 
+fn is_ours(name: &str) -> bool {
+    name.to_ascii_lowercase().starts_with("tenantry.")
+}
+
 fn text_argument(argument: &Arg, mode: &Mode) -> Result<Option<String>, Refusal> {
     match argument {
         Arg::Literal(text) => Ok(Some(text.clone())),
         Arg::Null => Ok(None),
         Arg::Bool(value) => Ok(Some(value.to_string())),
-        Arg::Param(number) => match mode {
-            Mode::Extended { parameters } => {
-                let index = usize::from(*number).checked_sub(1);
-                match index.and_then(|index| parameters.get(index)) {
-                    Some(Some(bytes)) => Ok(Some(String::from_utf8_lossy(bytes).into_owned())),
-                    Some(None) => Ok(None),
-                    None => Err(opaque_argument()),
-                }
-            }
-            Mode::Simple { .. } => Err(opaque_argument()),
-        },
+        Arg::Param(number) => {
+            let value = parameter(*number, mode)?;
+            Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+        }
+        Arg::TypedParam(number, kind) => {
+            let value = parameter(*number, mode)?;
+            Ok(value.map(|bytes| typed_text(bytes, *kind)))
+        }
         Arg::Other => Err(opaque_argument()),
     }
 }
 
-/// `is_local`; PostgreSQL takes NULL as false.
-fn boolean_argument(argument: Option<&Arg>, mode: &Mode) -> Result<bool, Refusal> {
-    let Some(argument) = argument else {
-        return Ok(false);
+/// A parameter's text. A driver that knows the type may send it in binary form; eight or sixteen
+/// bytes that are no text are a number or a uuid.
+fn typed_text(bytes: &[u8], kind: ParamType) -> String {
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.contains('\0') && text.chars().all(|c| !c.is_control()));
+    match (kind, text) {
+        (_, Some(text)) => text.to_owned(),
+        (ParamType::Uuid, None) => match <[u8; 16]>::try_from(bytes) {
+            Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
+            Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+        },
+        (_, None) => match *bytes {
+            [a, b] => i16::from_be_bytes([a, b]).to_string(),
+            [a, b, c, d] => i32::from_be_bytes([a, b, c, d]).to_string(),
+            _ => match <[u8; 8]>::try_from(bytes) {
+                Ok(bytes) => i64::from_be_bytes(bytes).to_string(),
+                Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+            },
+        },
+    }
+}
+
+fn parameter(number: u16, mode: &Mode) -> Result<Option<&Bytes>, Refusal> {
+    let Mode::Extended { parameters } = mode else {
+        return Err(opaque_argument());
     };
+    usize::from(number)
+        .checked_sub(1)
+        .and_then(|index| parameters.get(index))
+        .map(Option::as_ref)
+        .ok_or_else(opaque_argument)
+}
+
+/// `is_local`; PostgreSQL takes NULL as false.
+fn boolean_argument(argument: &Arg, mode: &Mode) -> Result<bool, Refusal> {
     if let Arg::Bool(value) = argument {
         return Ok(*value);
     }
     match text_argument(argument, mode)?.as_deref() {
-        None => Ok(false),
         // A bool parameter in binary format is one byte.
+        None | Some("\u{0}") => Ok(false),
         Some("\u{1}") => Ok(true),
-        Some("\u{0}") => Ok(false),
         Some(text) => match text.trim().to_ascii_lowercase().as_str() {
             "t" | "true" | "on" | "yes" | "y" | "1" => Ok(true),
             "f" | "false" | "off" | "no" | "n" | "0" => Ok(false),

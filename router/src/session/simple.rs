@@ -35,29 +35,24 @@ impl Session {
     /// Looks at every statement of the text: can it go to the server as it is?
     fn survey(&mut self, text: &[u8]) -> Survey {
         let scs = self.scs();
-        if let Kind::Plain = sql::classify(text, scs) {
-            let effects = if super::special::pins(text) {
-                vec![(0, Effect::Pin)]
-            } else {
-                Vec::new()
-            };
-            if !matches!(self.tx, Tx::FailedHere { .. }) {
-                return Survey::Forward(effects);
-            }
+        let refusing = matches!(self.tx, Tx::FailedHere { .. });
+        if !refusing
+            && sql::is_single(text, scs)
+            && matches!(sql::classify(text, scs), Kind::Plain)
+        {
+            return Survey::Forward(at(0, Self::effects(&Kind::Plain, text)));
         }
         let mut effects = Vec::new();
         let mut ranges = Vec::new();
-        let mut whole = !matches!(self.tx, Tx::FailedHere { .. } | Tx::Deferred { .. });
+        let mut whole = !refusing && !matches!(self.tx, Tx::Deferred { .. });
         for (index, range) in sql::split(text, scs).enumerate() {
             let statement = &text[range.clone()];
             let kind = sql::classify(statement, scs);
             whole &= !self.router_runs(&kind);
-            if let Some(effect) = Self::effect(&kind, statement) {
-                effects.push((index, effect));
-            }
+            effects.extend(at(index, Self::effects(&kind, statement)));
             ranges.push(range);
         }
-        if ranges.is_empty() && !matches!(self.tx, Tx::FailedHere { .. }) {
+        if ranges.is_empty() {
             // An empty query has its own answer and needs no server.
             return Survey::Script(Script::empty());
         }
@@ -138,4 +133,8 @@ enum Survey {
     Forward(Vec<(usize, Effect)>),
     /// Statement by statement.
     Script(Script),
+}
+
+fn at(index: usize, effects: Vec<Effect>) -> Vec<(usize, Effect)> {
+    effects.into_iter().map(|effect| (index, effect)).collect()
 }

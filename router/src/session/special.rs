@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tenantry_wire::backend::{self, ErrorFields};
 use tenantry_wire::frontend::{self, Format, TargetKind};
-use tenantry_wire::sql::{DiscardTarget, Kind, SetValue};
+use tenantry_wire::sql::{self, Arg, DiscardTarget, Kind, SetValue, SettingCall};
 use tenantry_wire::sqlstate;
 
 use super::client::Handled;
@@ -26,16 +26,6 @@ pub(super) enum Mode {
     Extended { parameters: Vec<Option<Bytes>> },
 }
 
-/// Whether a statement text may leave something behind in its server session that only this
-/// client may use: session-level advisory locks.
-pub(super) fn pins(text: &[u8]) -> bool {
-    const NEEDLE: &[u8] = b"advisory_lock";
-    memchr::memchr2_iter(b'a', b'A', text).any(|at| {
-        text.get(at..at + NEEDLE.len())
-            .is_some_and(|found| found.eq_ignore_ascii_case(NEEDLE))
-    })
-}
-
 const LISTEN_HINT: &str =
     "connect to the shard directly for LISTEN and NOTIFY, or poll a table of events";
 const ROLE_HINT: &str = "the role of a session is the one it logged in with";
@@ -47,8 +37,9 @@ impl Session {
             Kind::Set { name, .. } | Kind::Reset(name) | Kind::Show(name) => {
                 name.starts_with("tenantry.")
             }
-            Kind::SetConfig(calls) => calls.names_tenantry(),
-            Kind::ResetAll
+            Kind::SetConfig { calls, .. } => calls.iter().any(names_tenantry),
+            Kind::NotUtf8
+            | Kind::ResetAll
             | Kind::Discard(_)
             | Kind::DeallocateAll
             | Kind::Deallocate(_)
@@ -67,32 +58,42 @@ impl Session {
     }
 
     /// What a statement that runs on the server changes in the session.
-    pub(super) fn effect(kind: &Kind<'_>, text: &[u8]) -> Option<Effect> {
+    pub(super) fn effects(kind: &Kind<'_>, text: &[u8]) -> Vec<Effect> {
+        let one = |effect| vec![effect];
         match kind {
-            Kind::Begin { .. } => Some(Effect::Begin),
-            Kind::Commit { .. } | Kind::Rollback { .. } => Some(Effect::End),
-            Kind::Savepoint(name) => Some(Effect::Savepoint(name.clone())),
-            Kind::RollbackTo(name) => Some(Effect::RollbackTo(name.clone())),
-            Kind::Release(name) => Some(Effect::Release(name.clone())),
+            Kind::Begin(_) => one(Effect::Begin),
+            Kind::Commit { .. } | Kind::Rollback { .. } => one(Effect::End),
+            Kind::Savepoint(name) => one(Effect::Savepoint(name.clone())),
+            Kind::RollbackTo(name) => one(Effect::RollbackTo(name.clone())),
+            Kind::Release(name) => one(Effect::Release(name.clone())),
             Kind::Set {
                 local: false,
                 name,
-                value: SetValue::Default,
-                ..
-            } => Some(Effect::Reset(name.clone())),
-            Kind::Set {
-                local: false,
-                name,
+                value,
                 tail,
-                ..
-            } => Some(Effect::Set {
-                name: name.clone(),
-                value: Assigned::Tail((*tail).to_owned()),
-            }),
-            Kind::Reset(name) => Some(Effect::Reset(name.clone())),
-            Kind::DeclareCursor { hold: true } | Kind::CreateTemp => Some(Effect::Pin),
-            Kind::Plain if pins(text) => Some(Effect::Pin),
-            _ => None,
+            } => match value {
+                SetValue::Default => one(Effect::Reset(name.clone())),
+                SetValue::FromCurrent => Vec::new(),
+                value => one(Effect::Set {
+                    name: name.clone(),
+                    value: match value.to_text(name) {
+                        Some(text) => Assigned::Value(text),
+                        None => Assigned::Tail(String::from_utf8_lossy(tail).into_owned()),
+                    },
+                }),
+            },
+            Kind::SetSessionCharacteristics(modes) => modes
+                .default_settings()
+                .map(|(name, value)| Effect::Set {
+                    name: name.to_owned(),
+                    value: Assigned::Value(value),
+                })
+                .collect(),
+            Kind::SetConfig { calls, .. } => Self::config_effects(calls, &[]),
+            Kind::Reset(name) => one(Effect::Reset(name.clone())),
+            Kind::DeclareCursor { hold: true, .. } | Kind::CreateTemp => one(Effect::Pin),
+            Kind::Plain if sql::takes_session_lock(text) => one(Effect::Pin),
+            _ => Vec::new(),
         }
     }
 
@@ -117,13 +118,13 @@ impl Session {
                 }
                 Ok(Handled::Done)
             }
-            Kind::Begin { .. }
+            Kind::Begin(_)
             | Kind::Commit { .. }
             | Kind::Rollback { .. }
             | Kind::Savepoint(_)
             | Kind::SetTransaction(_) => self.run_transaction(text, kind, mode, server),
             _ if self.router_runs(kind) => self.run_own(text, kind, mode, server),
-            _ => self.run_on_server(text, Self::effect(kind, text), mode, server),
+            _ => self.run_on_server(text, Self::effects(kind, text), mode, server),
         }
     }
 
@@ -135,7 +136,7 @@ impl Session {
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
         match kind {
-            Kind::Set { .. } | Kind::Reset(_) | Kind::Show(_) | Kind::SetConfig(_) => {
+            Kind::Set { .. } | Kind::Reset(_) | Kind::Show(_) | Kind::SetConfig { .. } => {
                 self.run_setting(kind, mode)
             }
             Kind::ResetAll => {
@@ -155,11 +156,18 @@ impl Session {
                 self.command_complete("DEALLOCATE")
             }
             Kind::PrepareStatement {
-                name, definition, ..
-            } => self.prepare_sql(name, definition, mode, server),
-            Kind::ExecuteStatement { name, arguments } => {
-                self.execute_sql(name, arguments, mode, server)
+                name,
+                types,
+                text: statement,
+            } => {
+                let definition = definition(types, statement);
+                self.prepare_sql(name, definition, mode, server)
             }
+            Kind::ExecuteStatement { name, args } => self.execute_sql(name, args, mode, server),
+            Kind::NotUtf8 => Err(Refusal::Unsupported {
+                what: "a name or value that is not UTF-8 in this statement".to_owned(),
+                hint: "send it with client_encoding UTF8",
+            }),
             Kind::Unlisten(_) => self.command_complete("UNLISTEN"),
             Kind::Listen(_) | Kind::Notify { .. } => Err(Refusal::Unsupported {
                 what: "LISTEN and NOTIFY".to_owned(),
@@ -174,7 +182,9 @@ impl Session {
                 what: "ALTER ROLE",
                 hint: "roles are kept in the catalog",
             }),
-            Kind::SetRole { none: true } | Kind::SetSessionAuthorization { default: true } => {
+            Kind::SetRole { value, .. } | Kind::SetSessionAuthorization { value, .. }
+                if keeps_role(value) =>
+            {
                 self.command_complete("SET")
             }
             _ => Err(Refusal::NotPermitted {
@@ -199,19 +209,19 @@ impl Session {
     ) -> Result<Handled, Refusal> {
         let owned = || String::from_utf8_lossy(text).into_owned();
         match (kind, &mut self.tx) {
-            (Kind::Begin { start, .. }, Tx::Idle) if !self.batch.forwarded && !self.sync_owed => {
+            (Kind::Begin(_), Tx::Idle) if !self.batch.forwarded && !self.sync_owed => {
                 self.state.begin();
                 self.tx = Tx::Deferred {
                     prologue: vec![owned()],
                 };
-                self.command_complete(if *start { "START TRANSACTION" } else { "BEGIN" })
+                self.command_complete(begin_tag(text))
             }
-            (Kind::Begin { .. }, Tx::Deferred { .. }) => {
+            (Kind::Begin(_), Tx::Deferred { .. }) => {
                 self.warn(
                     sqlstate::ACTIVE_SQL_TRANSACTION,
                     "there is already a transaction in progress",
                 );
-                self.command_complete("BEGIN")
+                self.command_complete(begin_tag(text))
             }
             (Kind::Savepoint(name), Tx::Deferred { prologue }) => {
                 prologue.push(owned());
@@ -248,7 +258,7 @@ impl Session {
                 let commit = matches!(kind, Kind::Commit { .. });
                 self.command_complete(if commit { "COMMIT" } else { "ROLLBACK" })
             }
-            _ => self.run_on_server(text, Self::effect(kind, text), mode, server),
+            _ => self.run_on_server(text, Self::effects(kind, text), mode, server),
         }
     }
 
@@ -268,7 +278,7 @@ impl Session {
                 } else {
                     b"ROLLBACK"
                 };
-                self.run_on_server(text, Some(Effect::End), mode, server)
+                self.run_on_server(text, vec![Effect::End], mode, server)
             }
             Kind::Commit { .. } | Kind::Rollback { .. } => {
                 self.state.rollback();
@@ -278,7 +288,7 @@ impl Session {
             Kind::RollbackTo(name) if open_on_server => {
                 self.tx = Tx::Failed;
                 let text = format!("ROLLBACK TO \"{}\"", name.replace('"', "\"\""));
-                let effect = Some(Effect::RollbackTo(name.clone()));
+                let effect = vec![Effect::RollbackTo(name.clone())];
                 self.run_on_server(text.as_bytes(), effect, mode, server)
             }
             Kind::Empty => Ok(Handled::Done),
@@ -287,7 +297,7 @@ impl Session {
     }
 
     /// Why nothing runs: the loss of the server connection is told once, then as PostgreSQL does.
-    fn aborted(&mut self) -> Refusal {
+    pub(super) fn aborted(&mut self) -> Refusal {
         match self.lost.take() {
             Some(shard) => Refusal::LostRolledBack { shard },
             None => Refusal::TransactionAborted,
@@ -298,7 +308,7 @@ impl Session {
     pub(super) fn run_on_server(
         &mut self,
         text: &[u8],
-        effect: Option<Effect>,
+        effects: Vec<Effect>,
         mode: &Mode,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
@@ -307,7 +317,7 @@ impl Session {
         };
         self.begin_implicit();
         self.prepare_server(server);
-        self.send_statement(text, effect, mode, server);
+        self.send_statement(text, effects, mode, server);
         if let Mode::Simple { last: true } = mode {
             self.send_owed_sync(server);
         }
@@ -318,7 +328,7 @@ impl Session {
     pub(super) fn send_statement(
         &mut self,
         text: &[u8],
-        effect: Option<Effect>,
+        effects: Vec<Effect>,
         mode: &Mode,
         server: &mut Server,
     ) {
@@ -340,9 +350,9 @@ impl Session {
             }
         };
         frontend::put_execute(&mut server.output, "", 0);
-        self.note_in_flight(effect == Some(Effect::End));
+        self.note_in_flight(effects.contains(&Effect::End));
         self.expects.push(Expect::Execute {
-            effects: effect.into_iter().collect(),
+            effects,
             withhold,
         });
     }
@@ -379,7 +389,7 @@ impl Session {
     fn prepare_sql(
         &mut self,
         name: &str,
-        definition: &str,
+        definition: String,
         mode: &Mode,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
@@ -395,7 +405,7 @@ impl Session {
         self.prepare_server(server);
         let prepared = self.shared.registry.intern(PreparedKey {
             source: Source::Sql {
-                definition: definition.to_owned(),
+                definition: definition.clone(),
             },
             settings_hash: self.state.settings().hash(),
         });
@@ -409,7 +419,7 @@ impl Session {
             name: name.to_owned(),
             prepared,
         };
-        self.send_statement(text.as_bytes(), Some(effect), mode, server);
+        self.send_statement(text.as_bytes(), vec![effect], mode, server);
         if let Mode::Simple { last: true } = mode {
             self.send_owed_sync(server);
         }
@@ -420,7 +430,7 @@ impl Session {
     fn execute_sql(
         &mut self,
         name: &str,
-        arguments: &str,
+        arguments: &[u8],
         mode: &Mode,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
@@ -435,8 +445,13 @@ impl Session {
         self.begin_implicit();
         self.prepare_server(server);
         self.prepare_on(server, &prepared);
-        let text = format!("EXECUTE {}{arguments}", prepared.name);
-        self.send_statement(text.as_bytes(), None, mode, server);
+        let mut text = format!("EXECUTE {}", prepared.name).into_bytes();
+        if !arguments.is_empty() {
+            text.push(b'(');
+            text.extend_from_slice(arguments);
+            text.push(b')');
+        }
+        self.send_statement(&text, Vec::new(), mode, server);
         if let Mode::Simple { last: true } = mode {
             self.send_owed_sync(server);
         }
@@ -446,5 +461,49 @@ impl Session {
     pub(super) fn warn(&mut self, code: &str, message: &str) {
         let fields = ErrorFields::new(Severity::Warning, code, message);
         backend::put_notice(&mut self.output, &fields);
+    }
+}
+
+/// `types` and `AS statement` of a PREPARE, behind its name.
+fn definition(types: &[&[u8]], statement: &[u8]) -> String {
+    let types: Vec<_> = types
+        .iter()
+        .map(|name| String::from_utf8_lossy(name))
+        .collect();
+    let list = if types.is_empty() {
+        String::new()
+    } else {
+        format!("({}) ", types.join(", "))
+    };
+    format!("{list}AS {}", String::from_utf8_lossy(statement))
+}
+
+fn names_tenantry(call: &SettingCall) -> bool {
+    match call.name() {
+        Arg::Literal(name) => name.to_ascii_lowercase().starts_with("tenantry."),
+        _ => false,
+    }
+}
+
+/// SET ROLE NONE and the like change nothing.
+fn keeps_role(value: &SetValue) -> bool {
+    match value {
+        SetValue::Default => true,
+        SetValue::Values(values) => {
+            matches!(values.as_slice(), [only] if only.eq_ignore_ascii_case("none"))
+        }
+        SetValue::FromCurrent | SetValue::Interval => false,
+    }
+}
+
+fn begin_tag(text: &[u8]) -> &'static str {
+    let word = text.trim_ascii_start();
+    if word
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"start"))
+    {
+        "START TRANSACTION"
+    } else {
+        "BEGIN"
     }
 }

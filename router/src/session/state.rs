@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use tenantry_schema::TenantId;
+use tenantry_schema::tenant::TenantId;
+use tenantry_wire::sql::quote_literal;
 
 /// A setting's value as it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Assigned {
-    /// What stands behind `SET name TO`.
+    /// What stands behind `SET`: a special form without a value of its own.
     Tail(String),
     /// The value as `set_config()` and the startup packet take it.
     Value(String),
@@ -73,7 +74,7 @@ impl Settings {
         for (name, value) in wanted.values.iter() {
             if self.values.get(name) != Some(value) {
                 statements.push(match value {
-                    Assigned::Tail(tail) => format!("SET {} TO {tail}", quote_name(name)),
+                    Assigned::Tail(tail) => format!("SET {tail}"),
                     Assigned::Value(value) => format!(
                         "SELECT pg_catalog.set_config({}, {}, false)",
                         quote_literal(name),
@@ -101,16 +102,6 @@ fn quote_name(name: &str) -> String {
         .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
         .collect::<Vec<_>>()
         .join(".")
-}
-
-/// A string literal that reads the same whatever `standard_conforming_strings` says.
-pub(crate) fn quote_literal(value: &str) -> String {
-    let quoted = value.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!("E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
 }
 
 /// The values of one moment.
@@ -177,7 +168,7 @@ impl State {
         match self.startup.settings.get(name) {
             Some(value) => {
                 let value = value.clone();
-                self.now.settings.set(name, &value);
+                self.now.settings.set(name, value);
             }
             None => self.now.settings.remove(name),
         }
@@ -308,11 +299,5 @@ mod tests {
             from.difference(&to),
             vec!["RESET \"a\"", "SELECT pg_catalog.set_config('my.c', 'x', false)"]
         );
-    }
-
-    #[test]
-    fn literals_survive_both_string_modes() {
-        assert_eq!(quote_literal("it's"), "'it''s'");
-        assert_eq!(quote_literal(r"a\b"), r"E'a\\b'");
     }
 }
