@@ -30,7 +30,9 @@ pub(crate) enum Refusal {
         tenant: String,
         at_startup: bool,
     },
-    #[error("the connection names two tenants, {first} by {first_source} and {second} by {second_source}")]
+    #[error(
+        "the connection names two tenants, {first} by {first_source} and {second} by {second_source}"
+    )]
     SourcesDisagree {
         first: String,
         first_source: &'static str,
@@ -79,7 +81,10 @@ pub(crate) enum Refusal {
     #[error("{what} is not supported through the router")]
     Unsupported { what: String, hint: &'static str },
     #[error("{what} is not permitted")]
-    NotPermitted { what: &'static str, hint: &'static str },
+    NotPermitted {
+        what: &'static str,
+        hint: &'static str,
+    },
     #[error("current transaction is aborted, commands ignored until end of transaction block")]
     TransactionAborted,
     #[error("prepared statement \"{name}\" already exists")]
@@ -218,12 +223,16 @@ impl Refusal {
     fn hint(&self) -> &'static str {
         match self {
             Self::Authentication { .. } => "check the user, the password and the tenant",
-            Self::UnknownTenant { .. } => "name a tenant by its id, its slug or one of its hostnames",
+            Self::UnknownTenant { .. } => {
+                "name a tenant by its id, its slug or one of its hostnames"
+            }
             Self::Suspended { .. } => "resume it with `tenantry tenant resume`",
             Self::Closed { .. } => "a closed tenant does not come back; connect as another tenant",
             Self::NotAllowed { .. } => "connect with a role that is allowed for this tenant",
             Self::SourcesDisagree { .. } => "name the tenant in one place only",
-            Self::TenantRequired => "connect as role.TENANT or with options=-c tenantry.tenant=TENANT",
+            Self::TenantRequired => {
+                "connect as role.TENANT or with options=-c tenantry.tenant=TENANT"
+            }
             Self::Immutable { .. } => {
                 "use a service role to act for several tenants over one connection"
             }

@@ -155,7 +155,9 @@ impl Http {
         let Some(placement) = fleet.place(&record) else {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "the ring is empty");
         };
-        let shard = fleet.shard(placement.shard).map(|shard| shard.name.to_string());
+        let shard = fleet
+            .shard(placement.shard)
+            .map(|shard| shard.name.to_string());
         let body = json!({
             "host": name,
             "tenant": record.id.display(fleet.settings.tenant_key).to_string(),

@@ -145,7 +145,11 @@ impl Login {
                     Ok(initial) if initial.mechanism == SCRAM_SHA_256.as_bytes() => {
                         initial.response.unwrap_or_default().to_vec()
                     }
-                    Ok(_) => return Err(self.protocol("client selected an invalid SASL authentication mechanism").await),
+                    Ok(_) => {
+                        return Err(self
+                            .protocol("client selected an invalid SASL authentication mechanism")
+                            .await);
+                    }
                     Err(error) => return Err(self.protocol(&error.to_string()).await),
                 }
             } else {

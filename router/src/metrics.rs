@@ -101,8 +101,16 @@ impl Metrics {
             Unit::Seconds,
             self.wait.clone(),
         );
-        r.register("pool_connections", "Server connections", self.pool_open.clone());
-        r.register("pool_idle", "Idle server connections", self.pool_idle.clone());
+        r.register(
+            "pool_connections",
+            "Server connections",
+            self.pool_open.clone(),
+        );
+        r.register(
+            "pool_idle",
+            "Idle server connections",
+            self.pool_idle.clone(),
+        );
         r.register(
             "pool_waiting",
             "Sessions that wait for a server connection",

@@ -193,7 +193,10 @@ impl Router {
         if let Some(reported) = self.startups.lock().get(&settings.hash()) {
             return Ok(Arc::clone(reported));
         }
-        let mut lease = self.any_connection().await.map_err(ReportedError::Refused)?;
+        let mut lease = self
+            .any_connection()
+            .await
+            .map_err(ReportedError::Refused)?;
         let tried = match lease.server() {
             Some(server) => reported::try_on(server, settings).await,
             None => Err(ReportedError::Refused(Refusal::NoShard)),

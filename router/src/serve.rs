@@ -91,7 +91,10 @@ pub async fn start(config: Config) -> Result<Running, RouterError> {
     }
     let pg = listen(config.listen).await?;
     let http = listen(config.http_listen).await?;
-    let (pg_addr, http_addr) = (local(&pg, config.listen)?, local(&http, config.http_listen)?);
+    let (pg_addr, http_addr) = (
+        local(&pg, config.listen)?,
+        local(&http, config.http_listen)?,
+    );
     let background = CancellationToken::new();
     let stop = CancellationToken::new();
     let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
@@ -103,9 +106,10 @@ pub async fn start(config: Config) -> Result<Running, RouterError> {
         move |next| fleet.publish(next)
     };
     let mut follow_config = FollowConfig::new(config.catalog_url.clone());
-    follow_config.snapshot_file.clone_from(&config.snapshot_file);
-    let follower =
-        Follower::new(follow_config, publish, status).map_err(RouterError::Catalog)?;
+    follow_config
+        .snapshot_file
+        .clone_from(&config.snapshot_file);
+    let follower = Follower::new(follow_config, publish, status).map_err(RouterError::Catalog)?;
     tasks.spawn(follower.run(background.clone()));
 
     let number = number(&config).await;
@@ -227,7 +231,9 @@ async fn client(router: Arc<Router>, socket: TcpStream) {
     let counted = Arc::clone(&router);
     let ended = Box::pin(logged_in.connection.run()).await;
     tracing::debug!(ended = ?ended.how, "session ended");
-    counted.metrics.session_ended(ended.statements, ended.transactions);
+    counted
+        .metrics
+        .session_ended(ended.statements, ended.transactions);
     drop(logged_in.registration);
 }
 

@@ -145,10 +145,6 @@ impl Pool {
         self.login.shard.name.to_string()
     }
 
-    pub(crate) fn login(&self) -> &ServerLogin {
-        &self.login
-    }
-
     pub(crate) fn stats(&self) -> PoolStats {
         let inner = self.inner.lock();
         PoolStats {

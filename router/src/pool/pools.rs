@@ -46,12 +46,6 @@ impl Pools {
         Ok(pool)
     }
 
-    /// Forgets a pool, so that the next use reads the secrets anew; its connections end with
-    /// their leases.
-    pub(crate) fn forget(&self, shard: ShardId) {
-        self.pools.lock().remove(&shard);
-    }
-
     /// The file is read for each new pool, so that a shard added later is found in it.
     fn login(&self, shard: &Arc<Shard>) -> Result<ServerLogin, Refusal> {
         let refusal = |reason: String| Refusal::ShardDown {

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use tenantry_schema::shard::Shard;
 use tenantry_schema::guard::GuardKey;
+use tenantry_schema::shard::Shard;
 use tenantry_wire::backend::{self, Authentication, ErrorFields, TxStatus};
 use tenantry_wire::frame::{LARGE_MESSAGE_LIMIT, Message};
 use tenantry_wire::frontend;
@@ -235,15 +235,12 @@ impl Opening {
         let key = self
             .key
             .ok_or_else(|| ConnectError::Protocol("no BackendKeyData".to_owned()))?;
-        let now = Instant::now();
         Ok(Server {
             socket: self.socket,
             input: BytesMut::new(),
             output: BytesMut::new(),
-            opened: now,
-            idle_since: now,
+            idle_since: Instant::now(),
             state: ServerState {
-                shard: login.shard.id,
                 key,
                 identity,
                 guard: login.guard.clone(),

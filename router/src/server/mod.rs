@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
-use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::TxStatus;
 use tokio::net::TcpStream;
@@ -45,7 +44,6 @@ pub(crate) enum Bound {
 /// What is known of the session behind a connection.
 #[derive(Debug)]
 pub(crate) struct ServerState {
-    pub(crate) shard: ShardId,
     pub(crate) key: BackendKey,
     /// Covered by the signature of every bind on this connection.
     pub(crate) identity: String,
@@ -102,7 +100,6 @@ pub(crate) struct Server {
     /// Bytes for the shard that are not written yet.
     pub(crate) output: BytesMut,
     pub(crate) state: ServerState,
-    pub(crate) opened: tokio::time::Instant,
     pub(crate) idle_since: tokio::time::Instant,
 }
 

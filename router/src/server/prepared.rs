@@ -122,7 +122,9 @@ impl PreparedCache {
                 .iter()
                 .min_by_key(|(_, (used_at, _))| *used_at)
                 .map(|(id, _)| *id);
-            oldest.and_then(|id| self.used_at.remove(&id)).map(|entry| entry.1)
+            oldest
+                .and_then(|id| self.used_at.remove(&id))
+                .map(|entry| entry.1)
         } else {
             None
         };

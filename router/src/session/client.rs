@@ -50,7 +50,8 @@ impl Session {
         };
         if frame::frontend_limit(head.tag).is_none_or(|limit| head.total > limit + 1) {
             let letter = std::ascii::escape_default(head.tag);
-            return self.protocol_error(format!("invalid frontend message type or length: {letter}"));
+            return self
+                .protocol_error(format!("invalid frontend message type or length: {letter}"));
         }
         if input.len() < head.total {
             if head.tag == tag::COPY_DATA && input.len() >= HEAD_LEN {

@@ -45,7 +45,12 @@ impl Session {
     pub(super) fn breaks_copy(&mut self, letter: u8, server: Option<&mut Server>) -> bool {
         let fits = matches!(
             letter,
-            tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH | tag::SYNC | tag::TERMINATE
+            tag::COPY_DATA
+                | tag::COPY_DONE
+                | tag::COPY_FAIL
+                | tag::FLUSH
+                | tag::SYNC
+                | tag::TERMINATE
         );
         if !self.copy_in || fits {
             return false;

@@ -115,8 +115,11 @@ impl Connection {
 
     /// Handles everything that can be handled without waiting for bytes. `Some` ends the session.
     async fn advance(&mut self, lease: &mut Option<Lease>) -> Option<Ended> {
+        let mut just_acquired = false;
         loop {
-            self.release(lease).await;
+            if !std::mem::take(&mut just_acquired) {
+                self.release(lease).await;
+            }
             if self.session.output.len() > HIGH_WATER {
                 return None;
             }
@@ -132,7 +135,10 @@ impl Connection {
                 }
                 Next::Close => return Some(Ended::Orderly),
                 Next::Acquire(tenant) => match self.acquire(tenant).await {
-                    Ok(acquired) => *lease = Some(acquired),
+                    Ok(acquired) => {
+                        *lease = Some(acquired);
+                        just_acquired = true;
+                    }
                     Err(Unavailable::Refused(refusal)) => {
                         self.router.metrics.refused(refusal.name());
                         self.session.acquire_failed(&refusal, &mut self.input);
@@ -225,7 +231,9 @@ impl Connection {
         {
             tracing::debug!(%fault, "last words of a server connection");
         }
-        let shard = gone.pool().map_or_else(String::new, |pool| pool.shard_name());
+        let shard = gone
+            .pool()
+            .map_or_else(String::new, |pool| pool.shard_name());
         self.router.metrics.server_lost();
         self.session.server_lost(&shard)
     }
@@ -299,7 +307,9 @@ impl Connection {
         let mut progress = false;
         let had_output = !server.output.is_empty();
         match poll_write(&mut server.socket, &mut server.output, cx) {
-            Ok(()) => progress |= had_output && server.output.is_empty() && self.session.is_releasable(),
+            Ok(()) => {
+                progress |= had_output && server.output.is_empty() && self.session.is_releasable()
+            }
             Err(_) => io.server_closed = true,
         }
         if self.session.output.len() <= HIGH_WATER {
@@ -326,7 +336,11 @@ impl From<Refusal> for Unavailable {
     }
 }
 
-fn poll_write(socket: &mut TcpStream, output: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
+fn poll_write(
+    socket: &mut TcpStream,
+    output: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> io::Result<()> {
     while !output.is_empty() {
         match Pin::new(&mut *socket).poll_write(cx, output) {
             Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),

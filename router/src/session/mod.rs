@@ -29,8 +29,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tenantry_schema::tenant::TenantId;
 use tenantry_schema::fleet::{Fleet, Role};
+use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, TxStatus};
 
 pub(crate) use self::state::{Assigned, Settings};
@@ -39,9 +39,9 @@ use self::expect::{Expect, Expects};
 use self::script::Script;
 use self::state::State;
 use self::statements::Statements;
+use crate::Severity;
 use crate::error::Refusal;
 use crate::server::{Registry, ServerState};
-use crate::Severity;
 
 /// A portal that no client can have made: executing it makes the server roll back.
 const ABORT_PORTAL: &str = "_tenantry_abort";
@@ -64,7 +64,9 @@ pub(crate) enum Next {
 pub(crate) enum Tx {
     Idle,
     /// BEGIN was answered; it and what followed travel with the first statement.
-    Deferred { prologue: Vec<String> },
+    Deferred {
+        prologue: Vec<String>,
+    },
     /// Open on the server.
     Open {
         /// The texts that opened it, to begin anew elsewhere while nothing happened in it.

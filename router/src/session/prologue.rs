@@ -11,9 +11,7 @@ use tenantry_wire::frontend::{self, Format, TargetKind};
 
 use super::expect::Expect;
 use super::{Session, Settings, Tx};
-use crate::server::{
-    BIND_STATEMENT, Bound, Prepared, PreparedKey, Server, ServerState, Source,
-};
+use crate::server::{BIND_STATEMENT, Bound, Prepared, PreparedKey, Server, ServerState, Source};
 
 impl Session {
     /// Sends what is missing; answers whether anything was.
@@ -93,7 +91,11 @@ impl Session {
     }
 
     /// The value that `tenantry.tenant()` accepts on this connection only; empty for nobody.
-    fn signed(&self, server: &ServerState, tenant: Option<tenantry_schema::tenant::TenantId>) -> String {
+    fn signed(
+        &self,
+        server: &ServerState,
+        tenant: Option<tenantry_schema::tenant::TenantId>,
+    ) -> String {
         let key = self.fleet().settings.tenant_key;
         tenant.map_or_else(String::new, |tenant| {
             let id = tenant.display(key).to_string();
@@ -141,13 +143,7 @@ impl Session {
 
     pub(super) fn run_hidden_prepared(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
         self.prepare_on(server, prepared);
-        frontend::put_bind(
-            &mut server.output,
-            "",
-            &prepared.name,
-            &[],
-            Format::Text,
-        );
+        frontend::put_bind(&mut server.output, "", &prepared.name, &[], Format::Text);
         frontend::put_execute(&mut server.output, "", 0);
         self.expects.push(Expect::HiddenBind);
         self.expects.push(Expect::HiddenExecute);

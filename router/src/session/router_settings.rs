@@ -22,11 +22,7 @@ const SHARD: &str = "tenantry.shard";
 const EPOCH: &str = "tenantry.epoch";
 
 impl Session {
-    pub(super) fn run_setting(
-        &mut self,
-        kind: &Kind<'_>,
-        mode: &Mode,
-    ) -> Result<Handled, Refusal> {
+    pub(super) fn run_setting(&mut self, kind: &Kind<'_>, mode: &Mode) -> Result<Handled, Refusal> {
         match kind {
             Kind::Set {
                 local, name, value, ..
@@ -70,12 +66,7 @@ impl Session {
     }
 
     /// Sets or resets (`None`) one setting.
-    fn assign(
-        &mut self,
-        name: &str,
-        value: Option<&str>,
-        local: bool,
-    ) -> Result<(), Refusal> {
+    fn assign(&mut self, name: &str, value: Option<&str>, local: bool) -> Result<(), Refusal> {
         match name {
             TENANT => {}
             SHARD | EPOCH => {
@@ -121,10 +112,7 @@ impl Session {
     }
 
     /// A bound session stays what it is; a transaction that has touched a tenant stays with it.
-    fn check_switch(
-        &mut self,
-        tenant: Option<TenantId>,
-    ) -> Result<(), Refusal> {
+    fn check_switch(&mut self, tenant: Option<TenantId>) -> Result<(), Refusal> {
         if let Some(bound) = self.identity.bound
             && tenant != Some(bound)
         {
@@ -183,8 +171,9 @@ impl Session {
         let ours = |call: &SettingCall| matches!(text_argument(call.name(), mode), Ok(Some(name)) if is_ours(&name));
         if !whole || !calls.iter().all(ours) {
             return Err(Refusal::Unsupported {
-                what: "set_config() or current_setting() of a tenantry setting inside another query"
-                    .to_owned(),
+                what:
+                    "set_config() or current_setting() of a tenantry setting inside another query"
+                        .to_owned(),
                 hint: "make it a statement of its own: SELECT set_config('tenantry.tenant', …, true)",
             });
         }

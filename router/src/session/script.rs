@@ -10,10 +10,10 @@ use tenantry_wire::backend;
 use tenantry_wire::frontend;
 use tenantry_wire::sql;
 
+use super::Session;
 use super::client::Handled;
 use super::expect::Expect;
 use super::special::Mode;
-use super::Session;
 use crate::error::Refusal;
 use crate::server::Server;
 

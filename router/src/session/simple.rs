@@ -36,9 +36,7 @@ impl Session {
     fn survey(&mut self, text: &[u8]) -> Survey {
         let scs = self.scs();
         let refusing = matches!(self.tx, Tx::FailedHere { .. });
-        if !refusing
-            && sql::is_single(text, scs)
-            && matches!(sql::classify(text, scs), Kind::Plain)
+        if !refusing && sql::is_single(text, scs) && matches!(sql::classify(text, scs), Kind::Plain)
         {
             return Survey::Forward(at(0, Self::effects(&Kind::Plain, text)));
         }

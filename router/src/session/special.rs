@@ -351,10 +351,7 @@ impl Session {
         };
         frontend::put_execute(&mut server.output, "", 0);
         self.note_in_flight(effects.contains(&Effect::End));
-        self.expects.push(Expect::Execute {
-            effects,
-            withhold,
-        });
+        self.expects.push(Expect::Execute { effects, withhold });
     }
 
     fn discard(
