@@ -2,6 +2,7 @@
 //!
 //! No shipped crate depends on this one. It must not depend on the router either, whose tests use it.
 
+pub mod attacks;
 mod fault_proxy;
 mod fleet;
 mod raw_client;
