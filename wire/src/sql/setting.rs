@@ -21,10 +21,8 @@ pub(super) fn set<'a>(mut cursor: Cursor<'a>) -> Parsed<Kind<'a>> {
         cursor.bump();
         return set_transaction(cursor);
     }
-    if cursor.keywords(&["session", "characteristics"]) {
-        for keyword in ["as", "transaction"] {
-            cursor.expect_keyword(keyword)?;
-        }
+    if cursor.keywords(&["session", "characteristics", "as"]) {
+        cursor.expect_keyword("transaction")?;
         let modes = transaction::modes(&mut cursor)?;
         return cursor.expect_end(Kind::SetSessionCharacteristics(modes));
     }
@@ -50,10 +48,9 @@ fn scope(cursor: &mut Cursor<'_>) -> bool {
     if second_continues_name(cursor) {
         return false;
     }
-    let second = cursor.peek_second();
-    let is_form = ["characteristics", "authorization"]
-        .iter()
-        .any(|form| cursor.is_keyword(second, form));
+    let mut ahead = *cursor;
+    let is_form = ahead.keywords(&["session", "characteristics", "as"])
+        || ahead.keywords(&["session", "authorization"]);
     if cursor.keyword("local") {
         return true;
     }

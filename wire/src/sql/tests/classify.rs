@@ -275,6 +275,7 @@ fn special_forms_map_to_their_settings() {
         ("set transaction.a = 1", "transaction.a", &["1"]),
         ("set constraints.a = 1", "constraints.a", &["1"]),
         ("set session local = 1", "local", &["1"]),
+        ("set session characteristics = 1", "characteristics", &["1"]),
         ("set session time zone 'UTC'", "timezone", &["UTC"]),
     ] {
         let (_, found, value) = set_of(text);
