@@ -16,6 +16,9 @@ const READ_ROWS: i64 = 5_000;
 /// A transaction with more changes is not read: loading the fleet is cheaper, and this bounds the memory.
 const GROUP_ROWS_MAX: i64 = 100_000;
 
+/// Rows that one statement trims, so that none takes long.
+const TRIM_ROWS: i64 = 10_000;
+
 /// What follows a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changes {
@@ -50,22 +53,34 @@ impl Catalog {
         changes_after(&*client, sequence).await
     }
 
-    /// Deletes changes that every live router has applied; answers how many.
+    /// Deletes changes that every live router has applied; answers how many. Followers do so as well, once in a while.
     pub async fn trim_changes(&self, policy: TrimPolicy) -> Result<u64, CatalogError> {
         let client = self.client().await?;
-        // From the front only: `at` is when a row was written, not when it was committed, so it does not follow `seq`.
-        let delete = "DELETE FROM tenantry.change c \
-                      WHERE c.seq < coalesce((SELECT min(k.seq) FROM tenantry.change k \
-                                               WHERE k.at >= now() - make_interval(secs => $1)), c.seq + 1) \
-                        AND c.seq <= coalesce((SELECT min(r.applied_seq) FROM tenantry.router r \
-                                                WHERE r.heartbeat_at > now() - make_interval(secs => $2)), c.seq)";
-        Ok(client
-            .execute(
-                delete,
-                &[&policy.keep.as_secs_f64(), &policy.live.as_secs_f64()],
-            )
-            .await?)
+        let mut trimmed = 0;
+        loop {
+            let some = trim_some(&*client, policy).await?;
+            trimmed += some;
+            if some < TRIM_ROWS.unsigned_abs() {
+                return Ok(trimmed);
+            }
+        }
     }
+}
+
+/// Deletes at most [`TRIM_ROWS`] of what the policy lets go.
+pub(crate) async fn trim_some(
+    client: &impl GenericClient,
+    policy: TrimPolicy,
+) -> Result<u64, CatalogError> {
+    // From the front only: `at` is when a row was written, not when it was committed, so it does not follow `seq`.
+    let delete = "DELETE FROM tenantry.change c \
+                  WHERE c.seq < (SELECT min(f.seq) FROM tenantry.change f) + $3 \
+                    AND c.seq < coalesce((SELECT min(k.seq) FROM tenantry.change k \
+                                           WHERE k.at >= now() - make_interval(secs => $1)), c.seq + 1) \
+                    AND c.seq <= coalesce((SELECT min(r.applied_seq) FROM tenantry.router r \
+                                            WHERE r.heartbeat_at > now() - make_interval(secs => $2)), c.seq)";
+    let (keep, live) = (policy.keep.as_secs_f64(), policy.live.as_secs_f64());
+    Ok(client.execute(delete, &[&keep, &live, &TRIM_ROWS]).await?)
 }
 
 pub(crate) async fn changes_after(

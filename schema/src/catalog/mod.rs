@@ -25,8 +25,8 @@ use tokio_postgres::{Client, Config};
 use crate::fleet::FleetSettings;
 
 pub use audit::{AuditEntry, AuditRecord};
-pub(crate) use changes::changes_after;
 pub use changes::{CHANGE_CHANNEL, Changes, TrimPolicy};
+pub(crate) use changes::{changes_after, trim_some};
 pub(crate) use connection::open;
 pub use connection::parse_url;
 pub use error::CatalogError;

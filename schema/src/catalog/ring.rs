@@ -4,6 +4,7 @@
 //! ring while the pins are computed; it reads the tenants that have no pin, asks both rings, writes the pins, then
 //! the membership. Epochs stay, because nobody moves. Followers see one bulk change and the ring together.
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::copy::CopyRows;
@@ -44,10 +45,16 @@ pub(super) async fn lock_ring(transaction: &Transaction<'_>) -> Result<(), Catal
     transaction
         .batch_execute("SET LOCAL lock_timeout = '10s'")
         .await?;
-    transaction
-        .execute("SELECT version FROM tenantry.ring FOR UPDATE", &[])
-        .await?;
-    Ok(())
+    let lock = "SELECT version FROM tenantry.ring FOR UPDATE";
+    match transaction.execute(lock, &[]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            let why =
+                "a transaction that creates tenants or changes the ring has been open for 10 s";
+            Err(CatalogError::Busy(why.to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Changes the ring under [`lock_ring`] and pins who would otherwise be looked for elsewhere; answers how many.

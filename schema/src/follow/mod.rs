@@ -10,6 +10,7 @@ mod snapshots;
 mod status;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ use tokio_postgres::{Client, Config};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::{
-    CHANGE_CHANNEL, CatalogError, Changes, Origin, changes_after, load, open, origin, parse_url,
+    CHANGE_CHANNEL, CatalogError, Changes, Origin, TrimPolicy, changes_after, load, open, origin,
+    parse_url, trim_some,
 };
 use crate::change::ChangeGroup;
 use crate::fleet::{ApplyError, Fleet};
@@ -63,6 +65,8 @@ pub struct FollowTiming {
     pub retry_min: Duration,
     /// The longest wait before connecting again.
     pub retry_max: Duration,
+    /// How often the log is trimmed.
+    pub trim: Duration,
     /// The least time between two writes of the snapshot file; a slow disk stretches it.
     pub snapshot_min: Duration,
 }
@@ -75,6 +79,7 @@ impl Default for FollowTiming {
             load_max: Duration::from_secs(120),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
+            trim: Duration::from_secs(60),
             snapshot_min: Duration::from_secs(1),
         }
     }
@@ -90,6 +95,7 @@ pub struct Follower<P> {
     snapshot_file: Option<PathBuf>,
     current: Option<Current>,
     reload_not_before: Instant,
+    trim_not_before: Instant,
 }
 
 /// The fleet that is published.
@@ -122,6 +128,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
             snapshot_file,
             current: None,
             reload_not_before: Instant::now(),
+            trim_not_before: Instant::now() + timing.trim,
         })
     }
 
@@ -170,7 +177,10 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
         let answer_max = self.timing.answer_max;
         // Before the first read, so that nothing is committed unheard between the two.
         let listen = format!("LISTEN {CHANGE_CHANNEL}");
-        in_time(answer_max, async { Ok(client.batch_execute(&listen).await?) }).await?;
+        in_time(answer_max, async {
+            Ok(client.batch_execute(&listen).await?)
+        })
+        .await?;
         let here = in_time(answer_max, origin(&client)).await?;
         if self
             .current
@@ -189,8 +199,25 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
             self.catch_up(&mut client).await?;
             backoff.reset();
             self.reached();
+            self.trim(&client).await;
             // Either way the log is read: a notification only says when.
             drop(timeout(self.timing.poll, wake.notified()).await);
+        }
+    }
+
+    /// Keeps the log short. Whoever follows does it, so it is done while anyone does; who may not, need not.
+    async fn trim(&mut self, client: &Client) {
+        if Instant::now() < self.trim_not_before {
+            return;
+        }
+        self.trim_not_before = Instant::now() + self.timing.trim;
+        let trimming = trim_some(client, TrimPolicy::default());
+        match in_time(self.timing.answer_max, trimming).await {
+            Ok(0) => {}
+            Ok(trimmed) => tracing::debug!(trimmed, "trimmed the change log"),
+            Err(error) => {
+                tracing::debug!(error = status::chain(&error), "cannot trim the change log");
+            }
         }
     }
 
@@ -233,7 +260,16 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
     async fn reload(&mut self, client: &mut Client) -> Result<(), CatalogError> {
         tokio::time::sleep_until(self.reload_not_before.into()).await;
         let started = Instant::now();
-        let loaded = in_time(self.timing.load_max, load(client)).await?;
+        let mut loading = pin!(in_time(self.timing.load_max, load(client)));
+        let loaded = match timeout(self.timing.answer_max, &mut loading).await {
+            Ok(loaded) => loaded?,
+            Err(_) => {
+                if self.current.is_none() {
+                    self.start_from_snapshot().await;
+                }
+                loading.await?
+            }
+        };
         let took = started.elapsed();
         self.reload_not_before = Instant::now() + took;
         tracing::info!(
@@ -282,7 +318,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
                 tracing::warn!(
                     tenants = fleet.directory.len(),
                     sequence = fleet.sequence,
-                    "the catalog is away: serving from the snapshot file"
+                    "the catalog does not answer: serving from the snapshot file"
                 );
                 self.current = Some(Current {
                     fleet: Arc::new(fleet),

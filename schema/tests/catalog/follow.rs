@@ -131,6 +131,7 @@ async fn a_tenant_inserted_by_hand_is_known_at_once() {
             .until("told", |status| status.sequence == Some(sequence))
             .await;
         let took = started.elapsed();
+        println!("known after {took:?}");
         assert!(took < Duration::from_millis(500), "{took:?}");
         let fleet = follower.fleet();
         let tenant = fleet.resolve("by.hand.example").unwrap();
@@ -437,6 +438,71 @@ async fn a_start_without_the_catalog_uses_the_snapshot() {
         &snapshot::load(&file).unwrap(),
         &fixture.catalog.load_fleet().await.unwrap(),
     );
+}
+
+/// The catalog accepts and answers, but the load hangs behind a lock.
+#[tokio::test]
+async fn a_load_that_takes_long_does_not_keep_the_snapshot_back() {
+    let fixture = Fixture::new(TenantKey::Bigint).await;
+    fixture.create("known").await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fleet.snapshot");
+    snapshot::save(&fixture.catalog.load_fleet().await.unwrap(), &file).unwrap();
+    let locker = fixture.psql().await;
+    let lock = "BEGIN; LOCK TABLE tenantry.tenant IN ACCESS EXCLUSIVE MODE";
+    locker.batch_execute(lock).await.unwrap();
+    let config = FollowConfig {
+        snapshot_file: Some(file),
+        timing: quick(),
+        ..FollowConfig::new(fixture.url())
+    };
+    let mut follower = Running::start(config);
+    follower
+        .until("started", |status| {
+            status.source == Some(FleetSource::Snapshot)
+        })
+        .await;
+    assert!(follower.fleet().resolve("known").is_some());
+    locker.batch_execute("COMMIT").await.unwrap();
+    follower.assert_equals(&fixture.catalog).await;
+    assert_eq!(follower.status.borrow().source, Some(FleetSource::Catalog));
+    follower.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_follows_trims_the_log() {
+    let fixture = Fixture::new(TenantKey::Bigint).await;
+    let psql = fixture.psql().await;
+    // Two reads' worth, and older than what is kept.
+    let insert =
+        "INSERT INTO tenantry.tenant (slug) SELECT 't' || g FROM generate_series(1, 9000) g";
+    psql.batch_execute(insert).await.unwrap();
+    psql.batch_execute("UPDATE tenantry.tenant SET plan = 'large'")
+        .await
+        .unwrap();
+    psql.batch_execute("UPDATE tenantry.change SET at = at - interval '1 hour'")
+        .await
+        .unwrap();
+    fixture.create("recent").await;
+    let timing = FollowTiming {
+        trim: Duration::from_millis(20),
+        poll: Duration::from_millis(20),
+        ..quick()
+    };
+    let mut follower = Running::start(FollowConfig {
+        timing,
+        ..FollowConfig::new(fixture.url())
+    });
+    follower.until("connected", |status| status.connected).await;
+    let left = "SELECT count(*) FROM tenantry.change";
+    let started = Instant::now();
+    while psql.query_one(left, &[]).await.unwrap().get::<_, i64>(0) > 1 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    follower.assert_equals(&fixture.catalog).await;
+    assert_eq!(follower.status.borrow().loads, 1);
+    follower.stop().await;
 }
 
 fn flip_a_bit(file: &PathBuf) {

@@ -86,7 +86,7 @@ async fn a_tenant_lives_through_its_states() {
         assert_eq!(catalog.locate(&tenant).await.unwrap().unwrap().shard, shard);
         assert_eq!(
             catalog.provisioning_on(shard).await.unwrap(),
-            [tenant.clone()]
+            std::slice::from_ref(&tenant)
         );
         assert!(catalog.activate_tenant(tenant.id).await.unwrap());
         assert!(!catalog.activate_tenant(tenant.id).await.unwrap());
