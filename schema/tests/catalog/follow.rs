@@ -319,6 +319,39 @@ async fn a_catalog_that_is_killed_and_restarted_is_followed_on() {
     follower.stop().await;
 }
 
+/// Followers must not have seen what a crash takes back: its numbers would be given out again.
+#[tokio::test]
+async fn what_was_followed_survives_a_crash() {
+    let fixture = Fixture::new(TenantKey::Bigint).await;
+    let mut follower = Running::on(&fixture);
+    follower.until("connected", |status| status.connected).await;
+    for round in 0..5 {
+        let hasty = fixture.psql().await;
+        hasty
+            .batch_execute("SET synchronous_commit = off")
+            .await
+            .unwrap();
+        let before = follower.status.borrow().sequence.unwrap();
+        let insert = format!("INSERT INTO tenantry.tenant (slug) VALUES ('hasty{round}')");
+        hasty.batch_execute(&insert).await.unwrap();
+        follower
+            .until("told", |status| status.sequence > Some(before))
+            .await;
+        fixture.server.kill9().await.unwrap();
+        fixture.server.restart().await.unwrap();
+        follower.assert_equals(&fixture.catalog).await;
+        assert!(
+            fixture
+                .catalog
+                .tenant(&format!("hasty{round}"))
+                .await
+                .is_ok()
+        );
+    }
+    assert_eq!(follower.status.borrow().loads, 1);
+    follower.stop().await;
+}
+
 /// A restored catalog counts on from an older state: its numbers mean something else.
 #[tokio::test]
 async fn another_history_is_not_continued() {

@@ -61,6 +61,10 @@ BEGIN
     IF pending = 0 THEN
         RETURN NULL;
     END IF;
+    -- Followers may not see what a crash can take back: the number would be given out again for something else.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     UPDATE tenantry.change_counter SET last_seq = last_seq + pending WHERE only_row RETURNING last_seq INTO last;
     UPDATE tenantry.change c
        SET seq = last - pending + o.position, group_last = last
