@@ -53,6 +53,8 @@ pub(crate) enum Expect {
     Parse {
         client_name: Bytes,
         prepared: Option<Arc<Prepared>>,
+        /// The connection holds the statement already: the Parse is only sent to fail.
+        held: bool,
     },
     Bind,
     /// RowDescription or NoData; a simple Query run by extended protocol shows no NoData.
@@ -98,11 +100,20 @@ impl Expect {
     }
 }
 
+/// A Parse that did not happen.
+#[derive(Debug)]
+pub(crate) struct SkippedParse {
+    /// The client's name; `None` for a Parse of the router's own.
+    pub(crate) client_name: Option<Bytes>,
+    pub(crate) prepared: Option<Arc<Prepared>>,
+    /// The server holds the statement all the same.
+    pub(crate) held: bool,
+}
+
 /// What an error made the server skip.
 #[derive(Debug, Default)]
 pub(crate) struct Skipped {
-    /// Parses that did not happen: the client's name, and what the server does not hold now.
-    pub(crate) parses: Vec<(Option<Bytes>, Option<Arc<Prepared>>)>,
+    pub(crate) parses: Vec<SkippedParse>,
     /// Closes that did not happen.
     pub(crate) closes: Vec<Arc<Prepared>>,
     /// A Sync is on order, so the server will resume.
@@ -167,8 +178,17 @@ impl Expects {
                 Expect::Parse {
                     client_name,
                     prepared,
-                } => skipped.parses.push((Some(client_name), prepared)),
-                Expect::HiddenParse(prepared) => skipped.parses.push((None, prepared)),
+                    held,
+                } => skipped.parses.push(SkippedParse {
+                    client_name: Some(client_name),
+                    prepared,
+                    held,
+                }),
+                Expect::HiddenParse(prepared) => skipped.parses.push(SkippedParse {
+                    client_name: None,
+                    prepared,
+                    held: false,
+                }),
                 Expect::HiddenClose(prepared) => skipped.closes.push(prepared),
                 _ => {}
             }

@@ -94,6 +94,7 @@ impl Session {
         self.expects.push(Expect::Parse {
             client_name: Bytes::new(),
             prepared: None,
+            held: false,
         });
     }
 
@@ -118,7 +119,8 @@ impl Session {
                 role,
             },
         );
-        if server.state.prepared.touch(&prepared) && !matches!(self.tx, Tx::Failed) {
+        let held = server.state.prepared.touch(&prepared);
+        if held && !matches!(self.tx, Tx::Failed) {
             self.answer(backend::put_parse_complete);
             return;
         }
@@ -131,8 +133,11 @@ impl Session {
         self.expects.push(Expect::Parse {
             client_name: name,
             prepared: Some(prepared.clone()),
+            held,
         });
-        self.hold(server, &prepared);
+        if !held {
+            self.hold(server, &prepared);
+        }
     }
 
     pub(super) fn bind(

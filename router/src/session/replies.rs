@@ -408,16 +408,19 @@ impl Session {
 
     /// Forgets what the skipped messages would have done; answers whether a Sync is on order.
     fn undo(&mut self, skipped: Skipped, server: &mut ServerState) -> bool {
-        for (client_name, prepared) in skipped.parses {
-            if let Some(prepared) = &prepared {
+        for parse in skipped.parses {
+            let prepared = parse.prepared.as_deref();
+            if let Some(prepared) = prepared
+                && !parse.held
+            {
                 server.prepared.remove(prepared);
             }
-            match client_name {
+            match parse.client_name {
                 Some(name) if name.is_empty() => {
                     server.unnamed = None;
                     self.statements.remove(b"");
                 }
-                Some(name) => self.statements.remove_if(&name, prepared.as_deref()),
+                Some(name) => self.statements.remove_if(&name, prepared),
                 None => server.unnamed = None,
             }
         }
