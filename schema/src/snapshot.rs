@@ -26,7 +26,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::directory::{Arena, BuildError, Directory, DirectoryChange, Extra};
+use crate::directory::{Arena, BuildError, Directory, DirectoryChange, Extra, Pages};
 use crate::fleet::{Fleet, FleetSettings, Role};
 use crate::ring::{Ring, RingMember};
 use crate::shard::Shard;
@@ -112,7 +112,7 @@ impl SnapshotError {
     }
 }
 
-/// The body's first part; the directory's entries follow.
+/// The body's first part; the bytes of the directory's entries follow as they are.
 #[derive(Serialize, Deserialize)]
 struct Contents {
     settings: FleetSettings,
@@ -122,6 +122,7 @@ struct Contents {
     plans: Vec<Box<str>>,
     extras: Vec<(u32, StoredExtra)>,
     overlay: Vec<DirectoryChange>,
+    entry_bytes: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -156,10 +157,11 @@ impl Contents {
             plans: arena.plans.clone(),
             extras: extras.collect(),
             overlay: fleet.directory.changes_since_base(),
+            entry_bytes: arena.entries.len() as u64,
         }
     }
 
-    fn into_fleet(self, entries: Vec<u8>, sequence: u64) -> Result<Fleet, BuildError> {
+    fn into_fleet(self, entries: Pages, sequence: u64) -> Result<Fleet, BuildError> {
         let extras = self.extras.into_iter().map(|(place, stored)| {
             let extra = Extra {
                 epoch: stored.epoch,
@@ -322,10 +324,11 @@ fn write(fleet: &Fleet, path: &Path) -> Result<(), SnapshotError> {
 
 /// Tells the number of bytes.
 fn encode_body(fleet: &Fleet, body: &mut impl Write) -> Result<u64, bincode::error::EncodeError> {
-    let arena = fleet.directory.base_arena();
-    let mut bytes = bincode::serde::encode_into_std_write(Contents::of(fleet), body, codec())?;
-    bytes += bincode::encode_into_std_write(arena.entries.as_slice(), body, codec())?;
-    Ok(bytes as u64)
+    let entries = fleet.directory.base_arena().entries.as_slice();
+    let index = bincode::serde::encode_into_std_write(Contents::of(fleet), body, codec())?;
+    body.write_all(entries)
+        .map_err(|inner| bincode::error::EncodeError::Io { inner, index })?;
+    Ok((index + entries.len()) as u64)
 }
 
 /// Reads the fleet that [`save`] wrote to `path`; checks every byte before it believes one.
@@ -358,7 +361,7 @@ pub fn load(path: &Path) -> Result<Fleet, SnapshotError> {
     }
     file.seek(SeekFrom::Start(HEADER_BYTES as u64))
         .map_err(SnapshotError::io("read", path))?;
-    decode_body(&file, &header)
+    decode_body(&file, &header, path)
 }
 
 /// Of the rest of the file.
@@ -373,14 +376,23 @@ fn checksum(file: &mut File) -> io::Result<u32> {
     }
 }
 
-fn decode_body(file: &File, header: &Header) -> Result<Fleet, SnapshotError> {
+fn decode_body(file: &File, header: &Header, path: &Path) -> Result<Fleet, SnapshotError> {
     let mut body = BufReader::with_capacity(BUFFER_BYTES, file);
     let contents: Contents =
         bincode::serde::decode_from_std_read(&mut body, codec()).map_err(SnapshotError::Decode)?;
-    let entries =
-        bincode::decode_from_std_read(&mut body, codec()).map_err(SnapshotError::Decode)?;
-    if contents.settings.tenant_key != header.key {
-        return Err(SnapshotError::HeaderDamaged);
+    let damaged = SnapshotError::Inconsistent(BuildError::Damaged);
+    if contents.settings.tenant_key != header.key || contents.entry_bytes > header.body_bytes {
+        return Err(damaged);
+    }
+    let entry_bytes = contents.entry_bytes as usize;
+    let mut entries = Pages::with_capacity(entry_bytes);
+    entries.extend_to(entry_bytes);
+    let rest = body
+        .read_exact(entries.as_mut_slice())
+        .and_then(|()| body.read(&mut [0]))
+        .map_err(SnapshotError::io("read", path))?;
+    if rest > 0 {
+        return Err(damaged);
     }
     contents
         .into_fleet(entries, header.sequence)

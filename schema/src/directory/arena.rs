@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::BuildError;
+use super::pages::Pages;
 use super::record::TenantRecord;
 use super::table::PLACE_BITS_MAX;
 use crate::shard::ShardId;
@@ -47,10 +48,10 @@ pub(crate) struct Extra {
 }
 
 /// The entries and their side tables: what a snapshot keeps.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Arena {
     pub(crate) key: TenantKey,
-    pub(crate) entries: Vec<u8>,
+    pub(crate) entries: Pages,
     /// A plan's number is its index here plus one.
     pub(crate) plans: Vec<Box<str>>,
     /// By the tenant's place.
@@ -73,13 +74,29 @@ impl Entry {
 }
 
 impl Arena {
-    pub(super) fn new(key: TenantKey) -> Self {
+    /// An arena that grows as it must.
+    pub(super) fn growing(key: TenantKey) -> Self {
+        Self::over(key, Pages::growing())
+    }
+
+    /// An arena with room for so many bytes of entries.
+    pub(super) fn with_capacity(key: TenantKey, entry_bytes: usize) -> Self {
+        Self::over(key, Pages::with_capacity(UNIT + entry_bytes))
+    }
+
+    fn over(key: TenantKey, mut entries: Pages) -> Self {
+        entries.extend_to(UNIT);
         Self {
             key,
-            entries: vec![0; UNIT],
+            entries,
             plans: Vec::new(),
             extras: HashMap::new(),
         }
+    }
+
+    /// Bytes of entries.
+    pub(super) fn entry_bytes_total(&self) -> usize {
+        self.entries.len() - UNIT
     }
 
     fn id_bytes(&self) -> usize {
@@ -158,8 +175,12 @@ impl Arena {
         let place = self.next_place()?;
         let start = offset(tenant);
         let end = start + from.entry_bytes(tenant).ok_or(BuildError::Damaged)?;
-        self.entries
-            .extend_from_slice(from.entries.get(start..end).ok_or(BuildError::Damaged)?);
+        self.entries.extend_from_slice(
+            from.entries
+                .as_slice()
+                .get(start..end)
+                .ok_or(BuildError::Damaged)?,
+        );
         if let Some(extra) = from.extras.remove(&tenant) {
             self.extras.insert(place, extra);
         }
@@ -168,7 +189,7 @@ impl Arena {
 
     pub(super) fn set_pin(&mut self, tenant: u32, pin: ShardId) {
         let start = offset(tenant) + 2;
-        if let Some(bytes) = self.entries.get_mut(start..start + 2) {
+        if let Some(bytes) = self.entries.as_mut_slice().get_mut(start..start + 2) {
             bytes.copy_from_slice(&pin.number().to_le_bytes());
         }
     }
@@ -200,11 +221,11 @@ impl Arena {
 
     fn pad(&mut self) {
         self.entries
-            .resize(self.entries.len().next_multiple_of(UNIT), 0);
+            .extend_to(self.entries.len().next_multiple_of(UNIT));
     }
 
     fn at(&self, place: u32) -> Option<&[u8]> {
-        self.entries.get(offset(place)..)
+        self.entries.as_slice().get(offset(place)..)
     }
 
     /// The tenant's fixed fields, and what follows them.

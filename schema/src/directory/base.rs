@@ -25,7 +25,7 @@ impl Base {
     /// A base without tenants.
     pub(super) fn empty(key: TenantKey) -> Self {
         Self {
-            arena: Arena::new(key),
+            arena: Arena::growing(key),
             by_id: Table::empty(),
             by_slug: Table::empty(),
             by_hostname: Table::empty(),
@@ -35,7 +35,6 @@ impl Base {
 
     /// Builds the tables over a finished arena. Refuses one with duplicates or damaged entries.
     pub(super) fn new(mut arena: Arena, hasher: &RandomState) -> Result<Self, BuildError> {
-        arena.entries.shrink_to_fit();
         arena.extras.shrink_to_fit();
         let (tenant_count, hostname_count) = arena.checked_counts()?;
         Ok(Self {
@@ -188,10 +187,8 @@ impl Staged {
 
     /// `owned` has (tenant's place, hostname's place), sorted.
     fn interleave(mut self, owned: &[(u32, u32)]) -> Result<Arena, BuildError> {
-        let mut arena = Arena::new(self.tenants.key);
-        arena
-            .entries
-            .reserve_exact(self.tenants.entries.len() + self.hostnames.entries.len());
+        let bytes = self.tenants.entry_bytes_total() + self.hostnames.entry_bytes_total();
+        let mut arena = Arena::with_capacity(self.tenants.key, bytes);
         arena.plans = std::mem::take(&mut self.tenants.plans);
         let mut owned = owned.iter().peekable();
         let mut next = self.tenants.entries().next();

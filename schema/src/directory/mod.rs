@@ -7,6 +7,7 @@
 mod arena;
 mod base;
 mod overlay;
+mod pages;
 mod record;
 mod table;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub(crate) use arena::{Arena, Extra};
 use base::{Base, Staged};
 use overlay::{Entry, Overlay};
+pub(crate) use pages::Pages;
 pub use record::{TenantRecord, TenantRow};
 use serde::{Deserialize, Serialize};
 
@@ -398,9 +400,9 @@ impl DirectoryBuilder {
     /// A builder without rows.
     pub fn new(key: TenantKey) -> Self {
         Self(Staged {
-            tenants: Arena::new(key),
+            tenants: Arena::growing(key),
             plans: HashMap::new(),
-            hostnames: Arena::new(key),
+            hostnames: Arena::growing(key),
             hostname_tenants: Vec::new(),
             pins: HashMap::new(),
         })

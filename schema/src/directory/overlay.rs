@@ -13,8 +13,8 @@ use crate::tenant::TenantId;
 
 /// Buckets per kind; a power of two.
 const BUCKETS: usize = 512;
-/// Words of the filter (32 KiB): a full overlay of two million tenants passes one in five foreign keys.
-const FILTER_WORDS: usize = 4096;
+/// Words of the filter: 64 KiB.
+const FILTER_WORDS: usize = 8192;
 
 /// A tenant that was created or changed.
 #[derive(Debug, Clone)]
@@ -121,19 +121,23 @@ impl<T> Default for Buckets<T> {
 }
 
 impl<T> Buckets<T> {
-    /// Of a hash, `HashTable` uses the seven uppermost bits and the lowest; the bucket comes from above the middle,
     fn bucket_of(hash: u64) -> usize {
         (hash >> 32) as usize % BUCKETS
     }
 
-    /// and the filter's word and bit from below it.
-    fn filter_bit(hash: u64) -> (usize, u64) {
-        ((hash >> 20) as usize % FILTER_WORDS, 1 << (hash >> 14 & 63))
+    /// A key's word of the filter, and its four bits there. With 20,000 keys one foreign key in 800 passes, with
+    /// 60,000 one in 40.
+    fn filter_bits(hash: u64) -> (usize, u64) {
+        let bit = |shift: u32| 1 << (hash >> shift & 63);
+        (
+            (hash >> 40) as usize % FILTER_WORDS,
+            bit(0) | bit(6) | bit(12) | bit(18),
+        )
     }
 
     fn find(&self, hash: u64, is_key: impl Fn(&T) -> bool) -> Option<&T> {
-        let (word, bit) = Self::filter_bit(hash);
-        if self.filter.get(word)? & bit == 0 {
+        let (word, bits) = Self::filter_bits(hash);
+        if self.filter.get(word)? & bits != bits {
             return None;
         }
         let bucket = self.buckets.get(Self::bucket_of(hash))?;
@@ -153,9 +157,9 @@ impl<T: Clone> Buckets<T> {
     fn set(&mut self, hash: u64, is_key: impl Fn(&T) -> bool, item: T) {
         let filter = Arc::make_mut(&mut self.filter);
         filter.resize(FILTER_WORDS, 0);
-        let (word, bit) = Self::filter_bit(hash);
+        let (word, bits) = Self::filter_bits(hash);
         if let Some(word) = filter.get_mut(word) {
-            *word |= bit;
+            *word |= bits;
         }
         let buckets = Arc::make_mut(&mut self.buckets);
         buckets.resize_with(BUCKETS, Arc::default);

@@ -4,17 +4,21 @@
 //! far from home. The bits that a place does not need hold a tag of the hash: a probe that passes a foreign slot rarely
 //! touches the arena. A lookup costs one cache miss here and one where the key is.
 
+use super::pages::Pages;
+
 /// Slots per key are 4/3: 5.3 bytes per key, and two or three probes for a key that is there.
 const SLOTS_NUMERATOR: usize = 4;
 const SLOTS_DENOMINATOR: usize = 3;
+
+const SLOT_BYTES: usize = 4;
 
 /// The most bits that a place may need; at least one is left for the tag.
 pub(super) const PLACE_BITS_MAX: u32 = 31;
 
 /// Maps hashes to places. A place is 1 or more; 0 marks a free slot.
 pub(super) struct Table {
-    /// The home slots, then as many as the last keys needed beyond them, and one that is free.
-    slots: Vec<u32>,
+    /// The home slots, then as many as the last keys needed beyond them, and one that is free. Four bytes each.
+    slots: Pages,
     homes: usize,
     place_mask: u32,
 }
@@ -22,8 +26,10 @@ pub(super) struct Table {
 impl Table {
     /// A table without keys.
     pub(super) fn empty() -> Self {
+        let mut slots = Pages::growing();
+        slots.extend_to(SLOT_BYTES);
         Self {
-            slots: vec![0],
+            slots,
             homes: 1,
             place_mask: 0,
         }
@@ -57,13 +63,16 @@ impl Table {
             }
         }
         let homes = count.saturating_mul(SLOTS_NUMERATOR) / SLOTS_DENOMINATOR + 1;
-        let mut slots = Vec::with_capacity(homes + homes / 256 + 64);
+        let end = sorted
+            .iter()
+            .fold(0, |end, key| home(*key, homes).max(end) + 1);
+        let slot_count = homes.max(end + 1);
+        let mut slots = Pages::with_capacity(slot_count * SLOT_BYTES);
         for key in sorted {
-            slots.resize(slots.len().max(home(key, homes)), 0);
-            slots.push(key as u32);
+            slots.extend_to(home(key, homes) * SLOT_BYTES);
+            slots.extend_from_slice(&(key as u32).to_le_bytes());
         }
-        slots.resize((slots.len() + 1).max(homes), 0);
-        slots.shrink_to_fit();
+        slots.extend_to(slot_count * SLOT_BYTES);
         Ok(Self {
             slots,
             homes,
@@ -74,12 +83,14 @@ impl Table {
     /// The place of the key with this hash, of which `is_key` decides.
     pub(super) fn find(&self, hash: u64, mut is_key: impl FnMut(u32) -> bool) -> Option<u32> {
         let tag = hash as u32 & !self.place_mask;
-        for slot in self.slots.get(home(hash, self.homes)..)? {
-            if *slot == 0 {
+        let (slots, _) = self.slots.as_slice().as_chunks::<SLOT_BYTES>();
+        for slot in slots.get(home(hash, self.homes)..)? {
+            let slot = u32::from_le_bytes(*slot);
+            if slot == 0 {
                 return None;
             }
-            let place = *slot & self.place_mask;
-            if *slot & !self.place_mask == tag && is_key(place) {
+            let place = slot & self.place_mask;
+            if slot & !self.place_mask == tag && is_key(place) {
                 return Some(place);
             }
         }
