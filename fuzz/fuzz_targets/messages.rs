@@ -16,11 +16,13 @@ fn body(put: impl FnOnce(&mut BytesMut)) -> BytesMut {
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(parse) = Parse::decode(data) {
-        let built = body(|out| frontend::put_parse_raw(out, parse.name, parse.text, parse.param_types));
+        let built =
+            body(|out| frontend::put_parse_raw(out, parse.name, parse.text, parse.param_types));
         assert_eq!(&built[..], data);
     }
     if let Ok(bind) = Bind::decode(data) {
-        let built = body(|out| frontend::put_bind_renamed(out, bind.portal, bind.statement, bind.rest));
+        let built =
+            body(|out| frontend::put_bind_renamed(out, bind.portal, bind.statement, bind.rest));
         assert_eq!(&built[..], data);
         let head = BindHead::decode(data).unwrap();
         assert_eq!(&data[head.len..], bind.rest);

@@ -9,7 +9,8 @@ use tenantry_wire::scram::{ChannelBinding, ClientExchange, ServerExchange, Step,
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.splitn(3, |c| *c == b'\n');
-    let (Some(&[binding]), Some(first), Some(second)) = (lines.next(), lines.next(), lines.next()) else {
+    let (Some(&[binding]), Some(first), Some(second)) = (lines.next(), lines.next(), lines.next())
+    else {
         return;
     };
     let binding = || match binding % 3 {
@@ -36,6 +37,10 @@ fuzz_target!(|data: &[u8]| {
 
 /// Whether the message asks for fewer than a thousand rounds.
 fn asks_for_few_rounds(message: &[u8]) -> bool {
-    let digits = message.iter().rev().take_while(|c| c.is_ascii_digit()).count();
+    let digits = message
+        .iter()
+        .rev()
+        .take_while(|c| c.is_ascii_digit())
+        .count();
     digits < 4
 }

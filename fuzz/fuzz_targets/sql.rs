@@ -22,7 +22,10 @@ fuzz_target!(|data: &[u8]| {
     let mut count = 0;
     for range in split(text, scs) {
         assert!(range.start >= end && range.end <= text.len());
-        assert!(matches!(classify(&text[end..range.start], scs), Kind::Empty));
+        assert!(matches!(
+            classify(&text[end..range.start], scs),
+            Kind::Empty
+        ));
         let statement = &text[range.clone()];
         assert!(!matches!(classify(statement, scs), Kind::Empty));
         assert!(is_single(statement, scs));

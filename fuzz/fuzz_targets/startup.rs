@@ -29,14 +29,18 @@ fuzz_target!(|data: &[u8]| {
             _ => rest.len(),
         };
         match state.handle(&rest[..len]) {
-            Ok(Progress::Reply { consumed, next, .. } | Progress::StartTls { consumed, next, .. }) => {
+            Ok(
+                Progress::Reply { consumed, next, .. } | Progress::StartTls { consumed, next, .. },
+            ) => {
                 assert_eq!(consumed, len);
                 rest = &rest[consumed..];
                 state = next;
             }
             Ok(Progress::DirectTls { next }) => state = next,
             Ok(Progress::Startup { accepted, consumed }) => {
-                assert!(consumed <= len && accepted.version.major == 3 && accepted.version.minor <= 2);
+                assert!(
+                    consumed <= len && accepted.version.major == 3 && accepted.version.minor <= 2
+                );
                 if let Some(options) = accepted.params.parameter("options") {
                     let _ = parse_options(options);
                 }

@@ -370,7 +370,7 @@ async fn the_list_is_read_where_postgresql_accepts_it() {
     let (_server, mut session) = server().await;
     let mut rng = seeded();
     let mut accepted = 0;
-    for _ in 0..20_000 {
+    for _ in 0..6_000 {
         let (first, words) = STATEMENTS.choose(&mut rng).unwrap();
         let mut text = (*first).to_owned();
         for _ in 0..rng.random_range(0..6) {
@@ -402,7 +402,7 @@ async fn the_list_is_read_where_postgresql_accepts_it() {
         }
     }
     println!("{accepted} accepted");
-    assert!(accepted > 1000, "the words make too few valid statements");
+    assert!(accepted > 500, "the words make too few valid statements");
 }
 
 /// Literals, right ones only, with what is hard to divide in them.

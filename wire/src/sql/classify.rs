@@ -9,7 +9,7 @@ use super::{
     decode::{Parsed, Refusal},
     hints::{mentions_setting_function, mentions_temp},
     kind::Kind,
-    lexer::{Lexer, TokenKind},
+    lexer::{Lexer, Token, TokenKind},
     session, setting, transaction,
 };
 
@@ -21,27 +21,25 @@ const KEYWORD_LIMIT: usize = 10;
 /// queries). `standard_conforming_strings` is the session's setting.
 #[must_use]
 pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> Kind<'_> {
-    let text = text.as_ref();
-    let mut lexer = Lexer::new(text, standard_conforming_strings);
+    let mut lexer = Lexer::new(text.as_ref(), standard_conforming_strings);
     let first = lexer.find(|token| token.kind != TokenKind::Punct(b';'));
     let Some(first) = first else {
         return Kind::Empty;
     };
-    let word = lexer.slice(first);
+    match listed(lexer, first) {
+        Some(Ok(Kind::Plain)) | None => query(lexer, first),
+        Some(Ok(kind)) => kind,
+        Some(Err(Refusal::Malformed)) => Kind::Plain,
+        Some(Err(Refusal::NotUtf8)) => Kind::NotUtf8,
+    }
+}
+
+/// Reads a statement whose first word is on the list. One line for each word.
+fn listed(lexer: Lexer<'_>, first: Token) -> Option<Parsed<Kind<'_>>> {
     let mut folded = [0; KEYWORD_LIMIT];
-    let folded = match folded.get_mut(..word.len()) {
-        Some(folded) if first.kind == TokenKind::Ident => {
-            folded.copy_from_slice(word);
-            folded.make_ascii_lowercase();
-            &*folded
-        }
-        _ => b"",
-    };
+    let word = fold(&lexer, first, &mut folded)?;
     let body = || Cursor::behind(lexer, first);
-    let parsed = match folded {
-        b"select" | b"with" | b"insert" | b"update" | b"delete" | b"values" => {
-            Ok(query(lexer, first.start))
-        }
+    Some(match word {
         b"abort" => transaction::abort(body()),
         b"alter" => session::alter(body()),
         b"begin" => transaction::begin(body()),
@@ -70,36 +68,44 @@ pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: 
         b"truncate" => Ok(Kind::Truncate),
         b"unlisten" => session::unlisten(body()),
         b"vacuum" => Ok(Kind::NoTransaction),
-        _ => Ok(query(lexer, first.start)),
-    };
-    settle(parsed)
+        _ => return None,
+    })
 }
 
-fn settle(parsed: Parsed<Kind<'_>>) -> Kind<'_> {
-    match parsed {
-        Ok(kind) => kind,
-        Err(Refusal::Malformed) => Kind::Plain,
-        Err(Refusal::NotUtf8) => Kind::NotUtf8,
+/// The word in lower case, unless it is none or too long to be on the list.
+fn fold<'b>(
+    lexer: &Lexer<'_>,
+    token: Token,
+    folded: &'b mut [u8; KEYWORD_LIMIT],
+) -> Option<&'b [u8]> {
+    if token.kind != TokenKind::Ident {
+        return None;
     }
+    let word = lexer.slice(token);
+    let folded = folded.get_mut(..word.len())?;
+    folded.copy_from_slice(word);
+    folded.make_ascii_lowercase();
+    Some(folded)
 }
 
-/// Any statement that is not on the list by its first word: it may still call the functions for settings, or select
+/// Any statement that its first words do not put on the list: it may still call the functions for settings, or select
 /// into a temporary table.
-fn query(lexer: Lexer<'_>, start: usize) -> Kind<'_> {
+fn query(lexer: Lexer<'_>, first: Token) -> Kind<'_> {
     let text = lexer.text();
-    let calls_settings = mentions_setting_function(text);
-    if !calls_settings && !mentions_temp(text) {
-        return Kind::Plain;
-    }
-    let cursor = Cursor::at(lexer, start);
-    if calls_settings && let Some(kind) = calls::statement(cursor) {
+    let cursor = || Cursor::at(lexer, first.start);
+    if mentions_setting_function(text)
+        && let Some(kind) = calls::statement(cursor())
+    {
         return kind;
     }
-    if selects_into_temp(cursor) {
-        Kind::CreateTemp
-    } else {
-        Kind::Plain
+    // Data can be long, and those who only change it select into nothing.
+    let is_change = [&b"insert"[..], b"update", b"delete"]
+        .iter()
+        .any(|word| lexer.slice(first).eq_ignore_ascii_case(word));
+    if !is_change && mentions_temp(text) && selects_into_temp(cursor()) {
+        return Kind::CreateTemp;
     }
+    Kind::Plain
 }
 
 /// `SELECT ... INTO TEMP`, which INSERT INTO a table of that name is not.

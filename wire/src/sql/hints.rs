@@ -25,14 +25,29 @@ pub(super) fn mentions_temp(text: &[u8]) -> bool {
 }
 
 /// Whether `before` and `after` stand around the byte at `at`, in any case.
-fn surrounded(text: &[u8], at: usize, before: &[u8], after: &[u8]) -> bool {
-    let (head, tail) = text.split_at(at);
-    let ends = head
-        .split_at_checked(head.len().wrapping_sub(before.len()))
-        .is_some_and(|(_, end)| end.eq_ignore_ascii_case(before));
-    ends && tail
-        .get(1..=after.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(after))
+#[inline]
+fn surrounded<const B: usize, const A: usize>(
+    text: &[u8],
+    at: usize,
+    before: &[u8; B],
+    after: &[u8; A],
+) -> bool {
+    let Some((head, tail)) = text.split_at_checked(at) else {
+        return false;
+    };
+    // Nearly every place is ruled out by its neighbours.
+    let same = |a: Option<&u8>, b: Option<&u8>| match (a, b) {
+        (Some(a), Some(b)) => a.eq_ignore_ascii_case(b),
+        _ => false,
+    };
+    same(head.last(), before.last())
+        && same(tail.get(1), after.first())
+        && head
+            .last_chunk::<B>()
+            .is_some_and(|end| end.eq_ignore_ascii_case(before))
+        && tail
+            .get(1..=A)
+            .is_some_and(|start| start.eq_ignore_ascii_case(after))
 }
 
 /// Whether a statement only reads, as far as its words tell: functions it calls may still write. SELECT, VALUES, TABLE,

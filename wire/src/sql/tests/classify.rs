@@ -467,6 +467,7 @@ fn calls_inside_other_statements_are_listed() {
         "insert into t values (set_config('a', 'b', true))",
         "explain analyze select pg_catalog . set_config('a', 'b', true)",
         "call p(set_config('a', 'b', true))",
+        "create table t as select set_config('a', 'b', true)",
         "select 1 where set_config('a', 'b', true) = $$;$$",
     ] {
         assert_eq!(
