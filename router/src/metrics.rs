@@ -143,10 +143,13 @@ impl Metrics {
         self.clients.inc();
     }
 
-    pub(crate) fn session_ended(&self, statements: u64, transactions: u64) {
+    pub(crate) fn session_ended(&self) {
         self.clients.dec();
-        self.statements.inc_by(statements);
-        self.transactions.inc_by(transactions);
+    }
+
+    pub(crate) fn ran(&self, counts: crate::session::Counts) {
+        self.statements.inc_by(counts.statements);
+        self.transactions.inc_by(counts.transactions);
     }
 
     pub(crate) fn login_failed(&self, name: &'static str) {

@@ -22,7 +22,8 @@ use crate::router::Router;
 /// How long a start waits for the catalog to give the router its number.
 const REGISTRATION_TIME: Duration = Duration::from_secs(2);
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
-const PRUNE_PERIOD: Duration = Duration::from_secs(10);
+/// How often idle connections are looked through and the secrets file is checked for a rotation.
+const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
 /// After a failed accept (out of file descriptors), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -230,20 +231,19 @@ async fn client(router: Arc<Router>, socket: TcpStream) {
     router.metrics.logged_in();
     let counted = Arc::clone(&router);
     let ended = Box::pin(logged_in.connection.run()).await;
-    tracing::debug!(ended = ?ended.how, "session ended");
-    counted
-        .metrics
-        .session_ended(ended.statements, ended.transactions);
+    tracing::debug!(?ended, "session ended");
+    counted.metrics.session_ended();
     drop(logged_in.registration);
 }
 
 async fn maintain(router: Arc<Router>, shutdown: CancellationToken) {
-    let mut tick = interval(PRUNE_PERIOD);
+    let mut tick = interval(MAINTENANCE_PERIOD);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
+        router.pools.renew_if_rotated();
         for pool in router.pools.all() {
             pool.prune();
         }

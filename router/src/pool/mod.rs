@@ -65,7 +65,7 @@ struct Inner {
 /// What a waiter gets.
 #[derive(Debug)]
 enum Grant {
-    Connection(Lease),
+    Connection(Box<Lease>),
     /// The right to open one.
     Slot(Slot),
 }
@@ -120,10 +120,10 @@ impl Lease {
 
     /// Returns a connection that is proven clean.
     pub(crate) fn give_back(mut self) {
-        if let (Some(server), Some(slot)) = (self.server.take(), self.slot.take()) {
-            if let Some(pool) = slot.keep() {
-                pool.put_back(server);
-            }
+        if let (Some(server), Some(slot)) = (self.server.take(), self.slot.take())
+            && let Some(pool) = slot.keep()
+        {
+            pool.put_back(server);
         }
     }
 
@@ -165,7 +165,7 @@ impl Pool {
                 Attempt::Connection(lease) => return Ok(*lease),
                 Attempt::Slot(slot) => slot,
                 Attempt::Wait(receiver) => match self.wait(receiver, started).await? {
-                    Grant::Connection(lease) => return Ok(lease),
+                    Grant::Connection(lease) => return Ok(*lease),
                     Grant::Slot(slot) => slot,
                 },
             };
@@ -263,7 +263,7 @@ impl Pool {
 
     fn put_back(self: &Arc<Self>, mut server: Server) {
         server.idle_since = Instant::now();
-        let mut grant = Grant::Connection(Lease::new(server, Slot::new(self)));
+        let mut grant = Grant::Connection(Box::new(Lease::new(server, Slot::new(self))));
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();

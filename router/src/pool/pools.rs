@@ -1,8 +1,9 @@
 //! The pools of all shards, made on first use and replaced when a shard's address changes.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tenantry_schema::guard::role;
@@ -20,15 +21,18 @@ pub(crate) struct Pools {
     limits: PoolLimits,
     statements_max: usize,
     pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
+    /// When the secrets file was last written, as far as is known.
+    secrets_written: Mutex<Option<SystemTime>>,
 }
 
 impl Pools {
     pub(crate) fn new(secrets_file: PathBuf, limits: PoolLimits, statements_max: usize) -> Self {
         Self {
-            secrets_file,
             limits,
             statements_max,
             pools: Mutex::new(HashMap::new()),
+            secrets_written: Mutex::new(written(&secrets_file)),
+            secrets_file,
         }
     }
 
@@ -44,6 +48,18 @@ impl Pools {
         let entry = (shard.address.clone(), Arc::clone(&pool));
         self.pools.lock().insert(shard.id, entry);
         Ok(pool)
+    }
+
+    /// After a rotation of keys or passwords, sessions get new pools; connections of the old ones
+    /// serve until their leases end.
+    pub(crate) fn renew_if_rotated(&self) {
+        let now = written(&self.secrets_file);
+        let mut known = self.secrets_written.lock();
+        if now.is_some() && *known != now {
+            *known = now;
+            tracing::info!("the secrets file has changed: opening new server connections");
+            self.pools.lock().clear();
+        }
     }
 
     /// The file is read for each new pool, so that a shard added later is found in it.
@@ -70,4 +86,10 @@ impl Pools {
         let pools = self.pools.lock();
         pools.values().map(|(_, pool)| Arc::clone(pool)).collect()
     }
+}
+
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()
 }

@@ -32,7 +32,7 @@ pub(super) enum Handled {
 
 impl Session {
     /// Advances by one message, or by one statement of a multi-statement Query.
-    pub(crate) fn next(&mut self, input: &mut BytesMut, mut server: Option<&mut Server>) -> Next {
+    pub(crate) fn next(&mut self, input: &mut BytesMut, server: Option<&mut Server>) -> Next {
         if self.closing {
             return Next::Close;
         }
@@ -67,7 +67,7 @@ impl Session {
             body: &input[HEAD_LEN..head.total],
             bytes: &input[..head.total],
         };
-        let handled = self.client_message(message, server.as_deref_mut());
+        let handled = self.client_message(message, server);
         let (next, consumed) = self.conclude(handled);
         if consumed {
             input.advance(head.total);

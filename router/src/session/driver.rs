@@ -29,14 +29,6 @@ const HIGH_WATER: usize = 256 << 10;
 /// Terminate, as it stands at the end of what an orderly client sends.
 const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
-/// A session's end, for logs and metrics.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Summary {
-    pub(crate) how: Ended,
-    pub(crate) statements: u64,
-    pub(crate) transactions: u64,
-}
-
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -70,7 +62,7 @@ struct Io {
 
 impl Connection {
     /// Runs the session to its end.
-    pub(crate) async fn run(mut self) -> Summary {
+    pub(crate) async fn run(mut self) -> Ended {
         let router = Arc::clone(&self.router);
         let mut drain = std::pin::pin!(router.drain.cancelled());
         let mut draining = false;
@@ -104,13 +96,8 @@ impl Connection {
                 }
             }
         };
-        let summary = Summary {
-            how: ended,
-            statements: self.session.statements_run,
-            transactions: self.session.transactions_run,
-        };
         self.finish(lease, ended).await;
-        summary
+        ended
     }
 
     /// Handles everything that can be handled without waiting for bytes. `Some` ends the session.
@@ -159,6 +146,7 @@ impl Connection {
             .and_then(Lease::server)
             .is_some_and(|server| server.output.is_empty());
         if written && let Some(lease) = lease.take() {
+            self.router.metrics.ran(self.session.take_counts());
             let cancelled = self.slot.detach().await;
             let left = LeftBehind {
                 unfinished: false,
@@ -253,6 +241,7 @@ impl Connection {
                 let _ = self.socket.shutdown().await;
             }
         }
+        self.router.metrics.ran(self.session.take_counts());
         let Some(mut lease) = lease else { return };
         let cancelled = self.slot.detach().await;
         let unfinished = self.session.is_unfinished();

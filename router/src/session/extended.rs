@@ -31,7 +31,7 @@ impl Session {
     pub(super) fn parse(
         &mut self,
         message: ClientMessage<'_>,
-        mut server: Option<&mut Server>,
+        server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
         let parse = Parse::decode(message.body).map_err(malformed)?;
         let kind = sql::classify(parse.text, self.scs());
@@ -59,10 +59,11 @@ impl Session {
             self.answer(backend::put_parse_complete);
             return Ok(Handled::Done);
         }
-        let Some(server) = server.as_deref_mut() else {
+        let Some(server) = server else {
             return Ok(self.acquire());
         };
         self.begin_batch(server);
+        self.note_statement(parse.text);
         let role = role_of(&kind, parse.text);
         if parse.name.is_empty() {
             self.parse_unnamed(message, parse, role, server);
@@ -405,10 +406,11 @@ impl Session {
             }
             return Err(self.aborted());
         }
-        Ok(server.map(|server| {
-            self.begin_batch(server);
-            server
-        }))
+        let Some(server) = server else {
+            return Ok(None);
+        };
+        self.begin_batch(server);
+        Ok(Some(server))
     }
 
     fn acquire_or_later(&self) -> Handled {

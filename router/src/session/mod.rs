@@ -153,8 +153,14 @@ pub(crate) struct Session {
     /// The server connection was lost inside a transaction: named in the next error.
     lost: Option<String>,
     closing: bool,
-    pub(crate) statements_run: u64,
-    pub(crate) transactions_run: u64,
+    counts: Counts,
+}
+
+/// What a session ran since it was last asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) statements: u64,
+    pub(crate) transactions: u64,
 }
 
 impl Session {
@@ -187,8 +193,7 @@ impl Session {
             outcome_open: false,
             lost: None,
             closing: false,
-            statements_run: 0,
-            transactions_run: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -247,6 +252,10 @@ impl Session {
             || self.sync_owed
             || self.passing > 0
             || self.passing_in > 0
+    }
+
+    pub(crate) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Whether a stopping router may end the session now.

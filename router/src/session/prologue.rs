@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tenantry_schema::guard;
 use tenantry_wire::frontend::{self, Format, TargetKind};
+use tenantry_wire::sql::{self, Isolation, Kind};
 
 use super::expect::Expect;
 use super::{Session, Settings, Tx};
@@ -36,10 +37,39 @@ impl Session {
             let prepared = self.internal(text);
             self.run_hidden_prepared(server, &prepared);
         }
+        let restartable = self.state.tenant().is_none() && !self.keeps_snapshot(&prologue);
         self.tx = Tx::Open {
             prologue,
-            restartable: self.state.tenant().is_none(),
+            restartable,
         };
+    }
+
+    /// Whether the transaction sees one snapshot throughout, which cannot be had again elsewhere.
+    fn keeps_snapshot(&self, prologue: &[String]) -> bool {
+        let explicit = prologue.iter().rev().find_map(|text| {
+            match sql::classify(text.as_bytes(), self.scs()) {
+                Kind::Begin(modes) | Kind::SetTransaction(modes) => modes.isolation,
+                _ => None,
+            }
+        });
+        match explicit {
+            Some(isolation) => isolation >= Isolation::RepeatableRead,
+            None => self
+                .state
+                .settings()
+                .get("default_transaction_isolation")
+                .is_some(),
+        }
+    }
+
+    /// A statement that does more than read ends the chance to begin anew elsewhere.
+    pub(super) fn note_statement(&mut self, text: &[u8]) {
+        let scs = self.scs();
+        if let Tx::Open { restartable, .. } = &mut self.tx
+            && *restartable
+        {
+            *restartable = sql::is_read_only_hint(text, scs);
+        }
     }
 
     fn leave_copy_role(&mut self, server: &mut Server) {

@@ -331,7 +331,7 @@ impl Session {
                 server.copy_role = false;
                 self.statements.clear_portals();
                 self.tx = Tx::Idle;
-                self.transactions_run += 1;
+                self.counts.transactions += 1;
                 self.outcome_open = self.expects.front().is_some();
             }
             TxStatus::InTransaction => {

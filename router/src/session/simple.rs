@@ -20,7 +20,11 @@ impl Session {
             message: error.to_string(),
         })?;
         match self.survey(text) {
-            Survey::Forward(effects) => self.forward_query(message, server, effects),
+            Survey::Forward(effects) => {
+                let handled = self.forward_query(message, server, effects)?;
+                self.note_statement(text);
+                Ok(handled)
+            }
             Survey::Script(script) => {
                 if !self.settle(server) {
                     return Ok(Handled::Later);
@@ -120,7 +124,7 @@ impl Session {
 
     /// Remembers what a lost server connection would mean from here on.
     pub(super) fn note_in_flight(&mut self, ends_transaction: bool) {
-        self.statements_run += 1;
+        self.counts.statements += 1;
         self.outcome_open |= ends_transaction || matches!(self.tx, Tx::Idle);
     }
 }

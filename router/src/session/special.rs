@@ -332,6 +332,7 @@ impl Session {
         mode: &Mode,
         server: &mut Server,
     ) {
+        self.note_statement(text);
         frontend::put_parse(&mut server.output, "", text, &[]);
         frontend::put_bind(&mut server.output, "", "", &[], Format::Text);
         self.expects.push(Expect::HiddenParse(None));
