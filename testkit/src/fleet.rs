@@ -3,7 +3,6 @@
 //! Everything is real and nobody else's: the servers end with the [`Fleet`]. The router is not part of it, its own
 //! tests start one against [`Fleet::catalog_url`] and [`Fleet::secrets_path`].
 
-mod agent;
 mod builder;
 mod shard;
 
@@ -235,11 +234,13 @@ impl Fleet {
     pub fn start_agent(&mut self) {
         if self.agent.is_none() {
             let stop = CancellationToken::new();
-            let task = tokio::spawn(agent::run(
-                self.catalog.clone(),
-                self.admins(),
-                stop.clone(),
-            ));
+            let config = tenantry_shard_agent::Config {
+                catalog_url: self.catalog_url(),
+                secrets_file: self.secrets_path(),
+                admin_url: None,
+            };
+            let running = tenantry_shard_agent::run(config, stop.clone());
+            let task = tokio::spawn(async move { Ok(running.await?) });
             self.agent = Some(Agent { stop, task });
         }
     }
@@ -250,13 +251,6 @@ impl Fleet {
             None => Ok(()),
             Some(agent) => agent.task.await?.context("the shard agent ended"),
         }
-    }
-
-    fn admins(&self) -> Vec<(tenantry_schema::shard::ShardId, tokio_postgres::Config)> {
-        self.shards
-            .iter()
-            .map(|shard| (shard.id(), shard.admin.clone()))
-            .collect()
     }
 
     /// The secrets of all shards.

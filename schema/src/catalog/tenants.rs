@@ -1,8 +1,11 @@
 //! Tenants, their hostnames and their pins.
 
-use jiff::Timestamp;
-use tokio_postgres::{GenericClient, Row, Transaction};
+use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+use tokio_postgres::{GenericClient, IsolationLevel, Row, Transaction};
+
+use super::ring::ring;
 use super::{Catalog, CatalogError};
 use crate::fleet::Placement;
 use crate::names::{Hostname, Slug};
@@ -257,18 +260,34 @@ impl Catalog {
 
     /// The provisioning tenants whose placement is this shard.
     pub async fn provisioning_on(&self, shard: ShardId) -> Result<Vec<Tenant>, CatalogError> {
-        let ring = self.ring().await?;
-        let client = self.client().await?;
+        let mut placed = self.provisioning().await?;
+        Ok(placed.remove(&shard).unwrap_or_default())
+    }
+
+    /// All provisioning tenants, by the shard that is their placement; without one (an empty ring) they are left out.
+    pub async fn provisioning(&self) -> Result<BTreeMap<ShardId, Vec<Tenant>>, CatalogError> {
+        let mut client = self.client().await?;
+        // One snapshot for ring and tenants: a tenant created after a ring change must not be placed by the old ring.
+        let transaction = client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await?;
         let select = format!("SELECT {COLUMNS} WHERE t.state = 'provisioning' ORDER BY t.id");
-        let rows = client.query(&select, &[]).await?;
-        let mut tenants = Vec::new();
-        for row in &rows {
-            let tenant = tenant_of(row)?;
-            if tenant.pin.or_else(|| ring.shard_of(tenant.id)) == Some(shard) {
-                tenants.push(tenant);
+        let rows = transaction.query(&select, &[]).await?;
+        let mut placed: BTreeMap<ShardId, Vec<Tenant>> = BTreeMap::new();
+        if !rows.is_empty() {
+            let ring = ring(&transaction).await?;
+            for row in &rows {
+                let tenant = tenant_of(row)?;
+                if let Some(shard) = tenant.pin.or_else(|| ring.shard_of(tenant.id)) {
+                    placed.entry(shard).or_default().push(tenant);
+                }
             }
         }
-        Ok(tenants)
+        transaction.commit().await?;
+        Ok(placed)
     }
 
     /// Gives a tenant a hostname, verified: routers know it at once.

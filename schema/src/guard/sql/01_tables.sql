@@ -55,7 +55,9 @@ create table if not exists tenantry.fence_mark (
     singleton boolean primary key default true check (singleton),
     number    bigint not null
 );
-insert into tenantry.fence_mark (number) select last_value from tenantry.fence_number on conflict do nothing;
+-- Takes the first number, because a sequence that has given none shows the one it will give.
+insert into tenantry.fence_mark (number)
+select pg_catalog.nextval('tenantry.fence_number') where not exists (select from tenantry.fence_mark);
 
 -- Milliseconds and counter of the last id given out, see next_id().
 create sequence if not exists tenantry.id_clock as bigint minvalue 0 start 0;

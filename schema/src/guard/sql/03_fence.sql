@@ -92,8 +92,8 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform from tenantry.fence_mark for update;
-    update tenantry.fence_mark m set number = f.last_value
-    from tenantry.fence_number f where m.number <> f.last_value;
+    update tenantry.fence_mark set number = (select last_value from tenantry.fence_number)
+    where number <> (select last_value from tenantry.fence_number);
 end
 $$;
 

@@ -1,12 +1,12 @@
 -- What crosses tenants in PostgreSQL, per tenant: advisory locks and notifications. The originals are revoked.
 
 -- A tenant's name for something shard-wide. Keyed with a secret: no tenant can compute or find another's.
-create or replace function tenantry.namespaced(kind text, name text) returns bytea
+create or replace function tenantry.namespaced(kind text, label text) returns bytea
 language sql volatile parallel restricted
 as $$
     select pg_catalog.sha256(s.namespace_secret operator(pg_catalog.||) pg_catalog.convert_to(
         kind operator(pg_catalog.||) ':' operator(pg_catalog.||) tenantry.tenant()::text
-        operator(pg_catalog.||) ':' operator(pg_catalog.||) name, 'UTF8'))
+        operator(pg_catalog.||) ':' operator(pg_catalog.||) label, 'UTF8'))
     from tenantry.shard s
 $$;
 
