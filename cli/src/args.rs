@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Flag, Sources};
+use crate::demo::DemoCommand;
 use crate::output::Format;
 use crate::shard::ShardCommand;
 use crate::tenant::TenantCommand;
@@ -47,7 +48,7 @@ pub(crate) struct Global {
     set: Vec<(String, String)>,
     /// What is logged to stderr, as a tracing filter (setting `log.filter`)
     #[arg(long, global = true, value_name = "FILTER")]
-    log: Option<String>,
+    pub(crate) log: Option<String>,
     /// How results are printed
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub(crate) output: Format,
@@ -56,6 +57,13 @@ pub(crate) struct Global {
 /// Commands by noun or role.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the whole system on this machine, with real PostgreSQL servers
+    #[command(subcommand)]
+    Demo(DemoCommand),
+    /// Run a router: the data plane clients connect to
+    Router(RouterArgs),
+    /// Run the agent that looks after the shards
+    Agent(AgentArgs),
     /// Run the rebalancer that moves tenants between shards
     Rebalancer,
     /// Run the operators' HTTP API and dashboards
@@ -76,6 +84,28 @@ pub(crate) enum Command {
         /// The shell it is for
         shell: clap_complete::Shell,
     },
+}
+
+/// `tenantry router`
+#[derive(Args, Debug)]
+pub(crate) struct RouterArgs {
+    /// Address for PostgreSQL clients (setting `router.listen`)
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Address for HTTP (setting `router.http_listen`)
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
+    /// Directory snapshot (setting `router.snapshot_file`)
+    #[arg(long, value_name = "FILE")]
+    snapshot_file: Option<String>,
+}
+
+/// `tenantry agent`
+#[derive(Args, Debug)]
+pub(crate) struct AgentArgs {
+    /// Superuser on the shards, to bootstrap them (setting `agent.admin_url`)
+    #[arg(long, value_name = "URL")]
+    admin_url: Option<String>,
 }
 
 /// `tenantry console`
@@ -118,6 +148,22 @@ impl Cli {
         flag("--secrets", "secrets.file", secrets.as_deref());
         flag("--log", "log.filter", global.log.as_deref());
         match &self.command {
+            Command::Router(router) => {
+                flag("--listen", "router.listen", router.listen.as_deref());
+                flag(
+                    "--http-listen",
+                    "router.http_listen",
+                    router.http_listen.as_deref(),
+                );
+                flag(
+                    "--snapshot-file",
+                    "router.snapshot_file",
+                    router.snapshot_file.as_deref(),
+                );
+            }
+            Command::Agent(agent) => {
+                flag("--admin-url", "agent.admin_url", agent.admin_url.as_deref())
+            }
             Command::Console(console) => {
                 flag("--listen", "console.listen", console.listen.as_deref())
             }
@@ -153,8 +199,8 @@ mod tests {
         let cli = Cli::parse_from([
             "tenantry",
             "--set",
-            "console.listen=a",
-            "console",
+            "router.listen=a",
+            "router",
             "--listen",
             "b",
         ]);

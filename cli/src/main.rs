@@ -5,6 +5,7 @@ mod catalog;
 mod completion;
 mod config;
 mod config_check;
+mod demo;
 mod doctor;
 mod exit;
 mod output;
@@ -50,8 +51,11 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let printer = Printer::new(cli.global.output);
     let sources = cli.sources();
     match cli.command {
+        Command::Router(_) => roles::router(sources).await,
+        Command::Agent(_) => roles::agent(sources).await,
         Command::Rebalancer => roles::rebalancer(sources).await,
         Command::Console(_) => roles::console(sources).await,
+        Command::Demo(command) => demo::run(command, cli.global.log.as_deref(), printer).await,
         Command::Tenant(command) => tenant::run(command, &sources, printer).await,
         Command::Shard(command) => shard::run(command, &sources, printer).await,
         Command::Doctor => doctor::run(&sources, printer).await,

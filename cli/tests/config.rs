@@ -27,7 +27,7 @@ fn config_check_names_the_source_of_each_value() {
     let mut command = tenantry(dir.path());
     command
         .env("TENANTRY_ROUTER__LISTEN", "127.0.0.1:82")
-        .env("TENANTRY_SHUTDOWN__GRACE", "80ms")
+        .env("TENANTRY_ROUTER__DRAIN_TIMEOUT", "80ms")
         .args(["config", "check", "--output", "json", "--log", "debug"]);
     let text = stdout(&mut command);
     assert!(!text.contains("s3cret"));
@@ -50,8 +50,11 @@ fn config_check_names_the_source_of_each_value() {
         )
     );
     assert_eq!(
-        of("shutdown.grace"),
-        ("80ms".into(), "environment TENANTRY_SHUTDOWN__GRACE".into())
+        of("router.drain_timeout"),
+        (
+            "80ms".into(),
+            "environment TENANTRY_ROUTER__DRAIN_TIMEOUT".into()
+        )
     );
     assert_eq!(of("log.filter"), ("debug".into(), "flag --log".into()));
     assert_eq!(of("log.format"), ("text".into(), "default".into()));

@@ -1,12 +1,11 @@
 //! Every setting there is, with its default.
-#![allow(dead_code, reason = "settings of the roles other binaries' commands read")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::value::{LogFormat, Period, PgUrl};
+use super::value::{ByteSize, LogFormat, Period, PgUrl};
 use crate::exit::Failure;
 
 /// The configuration of one process, whatever its role.
@@ -18,14 +17,12 @@ pub(crate) struct Settings {
     pub(crate) secrets: SecretsSettings,
     /// `[log]`
     pub(crate) log: LogSettings,
-    /// `[router]`
-    pub(crate) router: RouterSettings,
+    /// `[router]`; what other sections say is filled in by [`Settings::router`].
+    router: tenantry_router::Config,
     /// `[agent]`
-    pub(crate) agent: AgentSettings,
+    agent: AgentSettings,
     /// `[console]`
     pub(crate) console: ConsoleSettings,
-    /// `[shutdown]`
-    pub(crate) shutdown: ShutdownSettings,
 }
 
 /// Where the fleet's truth is.
@@ -49,26 +46,11 @@ pub(crate) struct LogSettings {
     pub(crate) format: LogFormat,
 }
 
-/// The data plane.
-#[derive(Clone, Debug)]
-pub(crate) struct RouterSettings {
-    /// PostgreSQL clients connect here.
-    pub(crate) listen: SocketAddr,
-    /// HTTP clients, health checks and metrics.
-    pub(crate) http_listen: SocketAddr,
-    /// Local copy of the directory, for a start while the catalog is down.
-    pub(crate) snapshot_file: Option<PathBuf>,
-    /// Number of this router in the fleet, part of every cancel key.
-    pub(crate) id: u16,
-    /// Server connections per shard and role.
-    pub(crate) pool_size: usize,
-}
-
 /// The process beside the shards.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentSettings {
     /// Superuser on the shards, needed to bootstrap them; host, port and database come from the catalog.
-    pub(crate) admin_url: Option<PgUrl>,
+    admin_url: Option<PgUrl>,
 }
 
 /// The operators' HTTP API.
@@ -76,13 +58,6 @@ pub(crate) struct AgentSettings {
 pub(crate) struct ConsoleSettings {
     /// Address of the API and the dashboards.
     pub(crate) listen: SocketAddr,
-}
-
-/// Ending a process.
-#[derive(Clone, Debug)]
-pub(crate) struct ShutdownSettings {
-    /// How long clients may take to finish their transactions.
-    pub(crate) grace: Period,
 }
 
 impl Settings {
@@ -99,21 +74,12 @@ impl Settings {
                 filter: reader.value("log.filter", "info".to_owned()),
                 format: reader.value("log.format", LogFormat::Text),
             },
-            router: RouterSettings {
-                listen: reader.value("router.listen", local(6432)),
-                http_listen: reader.value("router.http_listen", local(6433)),
-                snapshot_file: reader.path("router.snapshot_file"),
-                id: reader.value("router.id", 1),
-                pool_size: reader.value("router.pool_size", 20),
-            },
+            router: router(reader),
             agent: AgentSettings {
                 admin_url: reader.optional("agent.admin_url"),
             },
             console: ConsoleSettings {
                 listen: reader.value("console.listen", local(6434)),
-            },
-            shutdown: ShutdownSettings {
-                grace: reader.value("shutdown.grace", Period(Duration::from_secs(30))),
             },
         }
     }
@@ -126,6 +92,28 @@ impl Settings {
         })
     }
 
+    /// Everything a router needs to know.
+    pub(crate) fn router(&self) -> Result<tenantry_router::Config, Failure> {
+        Ok(tenantry_router::Config {
+            catalog_url: self.catalog_url()?.to_owned(),
+            secrets_file: self.secrets_file()?,
+            ..self.router.clone()
+        })
+    }
+
+    /// Everything an agent needs to know.
+    pub(crate) fn agent(&self) -> Result<tenantry_shard_agent::Config, Failure> {
+        Ok(tenantry_shard_agent::Config {
+            catalog_url: self.catalog_url()?.to_owned(),
+            secrets_file: self.secrets_file()?,
+            admin_url: self
+                .agent
+                .admin_url
+                .as_ref()
+                .map(|url| url.reveal().to_owned()),
+        })
+    }
+
     /// The secrets file, which whoever logs in to shards needs.
     pub(crate) fn secrets_file(&self) -> Result<PathBuf, Failure> {
         self.secrets.file.clone().ok_or_else(|| {
@@ -133,6 +121,51 @@ impl Settings {
                 .hint("set `secrets.file` in tenantry.toml, TENANTRY_SECRETS__FILE, or --secrets")
         })
     }
+}
+
+/// The router's own settings; its defaults are the router crate's.
+fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
+    let default = tenantry_router::Config::default();
+    tenantry_router::Config {
+        listen: reader.value("router.listen", default.listen),
+        http_listen: reader.value("router.http_listen", default.http_listen),
+        snapshot_file: reader.path("router.snapshot_file"),
+        name: reader.value("router.name", default.name),
+        number: reader.value("router.number", default.number),
+        database: reader.value("router.database", default.database),
+        pool_size: reader.value("router.pool_size", default.pool_size),
+        pool_queue_max: reader.value("router.pool_queue_max", default.pool_queue_max),
+        clients_max: reader.value("router.clients_max", default.clients_max),
+        statements_per_server_max: reader.value(
+            "router.statements_per_server_max",
+            default.statements_per_server_max,
+        ),
+        message_bytes_max: size(reader, "router.message_size_max", default.message_bytes_max),
+        timeouts: timeouts(reader, default.timeouts),
+        catalog_url: default.catalog_url,
+        secrets_file: default.secrets_file,
+    }
+}
+
+fn timeouts(
+    reader: &mut Reader<'_>,
+    default: tenantry_router::Timeouts,
+) -> tenantry_router::Timeouts {
+    let mut period = |key: &str, default: Duration| reader.value(key, Period(default)).0;
+    tenantry_router::Timeouts {
+        login: period("router.login_timeout", default.login),
+        query_wait: period("router.query_wait_timeout", default.query_wait),
+        server_connect: period("router.server_connect_timeout", default.server_connect),
+        server_idle: period("router.server_idle_timeout", default.server_idle),
+        server_retry: period("router.server_retry_delay", default.server_retry),
+        provisioning_wait: period("router.provisioning_wait", default.provisioning_wait),
+        drain: period("router.drain_timeout", default.drain),
+    }
+}
+
+/// A size in memory. One beyond the address space is beyond everything else as well.
+fn size(reader: &mut Reader<'_>, key: &str, default: usize) -> usize {
+    usize::try_from(reader.value(key, ByteSize(default as u64)).0).unwrap_or(usize::MAX)
 }
 
 /// Loopback: a process that was told nothing must not listen to the world.

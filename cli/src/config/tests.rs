@@ -89,9 +89,8 @@ fn every_mistake_is_reported_at_once() {
         [router]
         listn = \"127.0.0.1:1\"
         pool_size = \"many\"
-        id = -1
-        [shutdown]
-        grace = 30
+        number = -1
+        drain_timeout = 30
         [log]
         format = [\"text\"]
     ";
@@ -99,9 +98,9 @@ fn every_mistake_is_reported_at_once() {
     insta::assert_snapshot!(failure, @r"
     error: the configuration has 6 problems:
       log.format (file tenantry.toml): expected a single value
-      router.id (file tenantry.toml): `-1` is no whole number from 0 to 65535
+      router.number (file tenantry.toml): `-1` is no whole number from 0 to 65535
       router.pool_size (file tenantry.toml): `many` is no whole number from 0 to 18446744073709551615
-      shutdown.grace (file tenantry.toml): `30` is no duration such as `80ms` or `5s`: time unit needed, for example 30sec or 30ms
+      router.drain_timeout (file tenantry.toml): `30` is no duration such as `80ms` or `5s`: time unit needed, for example 30sec or 30ms
       colour (file tenantry.toml): unknown key
       router.listn (file tenantry.toml): unknown key, did you mean `router.listen`?
       hint: `tenantry config check` shows every setting with its source
