@@ -9,6 +9,7 @@
 //! be UTF-8.
 
 pub mod backend;
+pub mod encoding;
 pub mod error;
 pub mod frame;
 pub mod frontend;

@@ -13,6 +13,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tenantry_cluster::{Server, ServerOptions};
 use tenantry_wire::{
     backend::{self, Authentication, ErrorFields},
+    encoding,
     frame::Message,
     frontend,
     scram::{ChannelBinding, ClientExchange, ClientKeys, SCRAM_SHA_256, Step, Verifier},
@@ -617,6 +618,64 @@ async fn names_are_quoted_as_postgresql_quotes_them() {
         assert!(
             ours == theirs || theirs == format!("\"{ours}\""),
             "{ours} {theirs}"
+        );
+    }
+}
+
+/// The encodings that PostgreSQL takes from clients only are those behind KOI8U, and in all of them ASCII bytes can be
+/// parts of other characters.
+#[tokio::test]
+async fn unsafe_encodings_are_those_that_no_database_may_have() {
+    let (_server, mut session) = server().await;
+    let mut names: Vec<_> = [
+        "big5",
+        "gb18030",
+        "gbk",
+        "johab",
+        "mskanji",
+        "shift_jis",
+        "shift_jis_2004",
+        "sjis",
+        "uhc",
+        "win932",
+        "win936",
+        "win949",
+        "win950",
+        "windows-932",
+        "Windows936",
+        "WINDOWS_949",
+        "windows950",
+        "utf-8",
+        "unicode",
+        "win1252",
+        "latin-1",
+        "iso88591",
+        "koi8",
+        "abc",
+        "alt",
+        "tcvn",
+        "vscii",
+        "eucjis2004",
+        "'gbk'",
+    ]
+    .map(str::to_owned)
+    .into();
+    for number in 0..64 {
+        names.extend(session.value(&format!("select pg_encoding_to_char({number})")));
+    }
+    names.retain(|name| !name.is_empty());
+    for name in names {
+        let name_literal = sql::quote_literal(&name);
+        let query =
+            format!("select pg_char_to_encoding({name_literal}) <= pg_char_to_encoding('KOI8U')");
+        let is_safe = session.value(&query).as_deref() == Some("t");
+        assert_eq!(encoding::is_ascii_safe(&name), is_safe, "{name}");
+        let query =
+            format!("select pg_encoding_to_char(pg_char_to_encoding({name_literal})) = 'UTF8'");
+        assert_eq!(
+            encoding::is_utf8(&name),
+            session.value(&query).as_deref() == Some("t"),
+            "{name}"
         );
     }
 }
