@@ -1,6 +1,7 @@
 //! `tenantry-bench`: load scenarios. Each states its bars and its least number of operations, prints its figures, and
 //! ends with a verdict; with `--check` a missed bar is a failure.
 
+mod catalog;
 mod directory;
 mod report;
 mod svg;
@@ -25,6 +26,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Scenario {
+    /// Loading and following the catalog, and changing the ring.
+    Catalog(catalog::Args),
     /// Memory, load time and lookup latency of the directory that every router holds.
     Directory(directory::Args),
     /// One measurement of `directory`, in a process of its own.
@@ -34,6 +37,7 @@ enum Scenario {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().scenario {
+        Scenario::Catalog(args) => catalog::run(&args),
         Scenario::Directory(args) => directory::run(&args),
         Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
     }

@@ -21,6 +21,8 @@ use crate::router::Router;
 
 /// How long a start waits for the catalog to give the router its number.
 const REGISTRATION_TIME: Duration = Duration::from_secs(2);
+/// After the drain time, for sessions to give their server connections up.
+const CLEANUP_TIME: Duration = Duration::from_secs(3);
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
 /// How often idle connections are looked through and the secrets file is checked for a rotation.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
@@ -145,7 +147,11 @@ impl Running {
     pub async fn stop(self) {
         self.stop.cancel();
         self.sessions.close();
-        if timeout(self.drain, self.sessions.wait()).await.is_err() {
+        // Sessions end themselves at the drain time; cleaning up after them takes a little longer.
+        if timeout(self.drain + CLEANUP_TIME, self.sessions.wait())
+            .await
+            .is_err()
+        {
             let left = self.sessions.len();
             tracing::warn!(left, "sessions did not end within the drain time");
         }

@@ -149,100 +149,110 @@ fn report(args: &Args, built: &Built, measured: &Measured, loads: &[Loaded]) -> 
         method: method(args),
         ..Report::default()
     };
-    let per_tenant = |bytes: u64, tenants: u64| bytes as f64 / tenants.max(1) as f64;
-    let loaded_bytes = per_tenant(measured.loaded.resident_bytes, measured.loaded.tenants);
-    let churned_bytes = per_tenant(measured.churned_bytes, measured.churned_tenants);
-    let load_max = loads.iter().map(|load| load.seconds).fold(0.0, f64::max);
-    let load_min = loads
-        .iter()
-        .map(|load| load.seconds)
-        .fold(f64::INFINITY, f64::min);
-    let apply = &measured.apply;
+    add_figures(&mut report, built, measured, loads);
+    add_bars(&mut report, args, measured, loads);
+    add_charts(&mut report, measured);
+    report
+}
 
-    report.figure(
-        "tenants, hostnames",
-        format!("{}, {}", measured.loaded.tenants, measured.loaded.tenants),
-    );
-    report.figure("build from rows", format!("{:.2} s", built.build_seconds));
-    report.figure(
-        "snapshot written",
-        format!(
-            "{:.2} s, {:.1} MB",
-            built.save_seconds,
-            built.file_bytes as f64 / 1e6
+fn loaded_bytes_per_tenant(measured: &Measured) -> f64 {
+    measured.loaded.resident_bytes as f64 / measured.loaded.tenants.max(1) as f64
+}
+
+fn churned_bytes_per_tenant(measured: &Measured) -> f64 {
+    measured.churned_bytes as f64 / measured.churned_tenants.max(1) as f64
+}
+
+fn slowest_load(loads: &[Loaded]) -> f64 {
+    loads.iter().map(|load| load.seconds).fold(0.0, f64::max)
+}
+
+fn add_figures(report: &mut Report, built: &Built, measured: &Measured, loads: &[Loaded]) {
+    let fastest = loads.iter().map(|load| load.seconds);
+    let fastest = fastest.fold(f64::INFINITY, f64::min);
+    let (slowest, count) = (slowest_load(loads), loads.len());
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let bytes = |bytes: f64| format!("{bytes:.1} B");
+    for (what, value) in [
+        ("tenants", measured.loaded.tenants.to_string()),
+        ("build from rows", format!("{:.2} s", built.build_seconds)),
+        ("snapshot written", format!("{:.2} s", built.save_seconds)),
+        ("snapshot file", megabytes(built.file_bytes)),
+        (
+            "snapshot loaded",
+            format!("{fastest:.2} to {slowest:.2} s in {count} loads"),
         ),
-    );
-    report.figure(
-        "snapshot loaded",
-        format!("{load_min:.2} to {load_max:.2} s in {} loads", loads.len()),
-    );
-    report.figure(
-        "resident per tenant, loaded",
-        format!("{loaded_bytes:.1} B"),
-    );
-    report.figure(
-        "resident per tenant, after churn",
-        format!("{churned_bytes:.1} B"),
-    );
-    report.figure(
-        "largest resident set while loading",
-        format!("{:.1} MB", measured.loaded.peak_bytes as f64 / 1e6),
-    );
-    report.figure("one transaction applied", apply.to_string());
+        (
+            "resident per tenant, loaded",
+            bytes(loaded_bytes_per_tenant(measured)),
+        ),
+        (
+            "resident per tenant, after churn",
+            bytes(churned_bytes_per_tenant(measured)),
+        ),
+        (
+            "largest resident set while loading",
+            megabytes(measured.loaded.peak_bytes),
+        ),
+        ("one transaction applied", measured.apply.to_string()),
+    ] {
+        report.figure(what, value);
+    }
     if let Some(seconds) = measured.fold_seconds {
         report.figure("overlay folded into a new base", format!("{seconds:.2} s"));
     }
     for (kind, latencies) in &measured.lookups {
         report.figure(format!("lookup {kind}"), latencies.to_string());
     }
+    let waited = format!(
+        "{:.1} % of the lookups' time",
+        100.0 * measured.waited_share
+    );
+    report.figure("waited for a processor", waited);
+}
 
-    report.bars.push(Bar::at_least(
-        "tenants",
-        measured.loaded.tenants,
-        TENANTS_MIN,
-    ));
-    report
-        .bars
-        .push(Bar::at_least("loads", loads.len() as u64, LOADS_MIN));
-    report.bars.push(Bar::at_least(
-        "tenants changed",
-        measured.tenants_changed,
-        args.tenants.div_ceil(100),
-    ));
-    report.bars.push(Bar::at_most(
-        "resident per tenant after churn",
-        "B",
-        churned_bytes,
-        BYTES_PER_TENANT_MAX,
-    ));
-    report.bars.push(Bar::at_most(
-        "slowest snapshot load",
-        "s",
-        load_max,
-        LOAD_SECONDS_MAX,
-    ));
-    let apply_p99 = apply.p99_ns as f64 / 1e6;
-    report.bars.push(Bar::at_most(
-        "transaction applied, p99",
-        "ms",
-        apply_p99,
-        APPLY_P99_MILLISECONDS_MAX,
-    ));
+fn add_bars(report: &mut Report, args: &Args, measured: &Measured, loads: &[Loaded]) {
+    let changed_min = args.tenants.div_ceil(100);
+    let churned = churned_bytes_per_tenant(measured);
+    let apply = measured.apply.p99_ns as f64 / 1e6;
+    report.bars.extend([
+        Bar::at_least("tenants", measured.loaded.tenants, TENANTS_MIN),
+        Bar::at_least("loads", loads.len() as u64, LOADS_MIN),
+        Bar::at_least("tenants changed", measured.tenants_changed, changed_min),
+        Bar::at_most(
+            "resident per tenant after churn",
+            "B",
+            churned,
+            BYTES_PER_TENANT_MAX,
+        ),
+        Bar::at_most(
+            "slowest snapshot load",
+            "s",
+            slowest_load(loads),
+            LOAD_SECONDS_MAX,
+        ),
+        Bar::at_most(
+            "transaction applied, p99",
+            "ms",
+            apply,
+            APPLY_P99_MILLISECONDS_MAX,
+        ),
+    ]);
     for (kind, latencies) in &measured.lookups {
-        report.bars.push(Bar::at_least(
-            &format!("lookups {kind}"),
-            latencies.count,
-            LOOKUPS_MIN,
-        ));
         let p99 = latencies.p99_ns as f64 / 1e3;
-        report.bars.push(Bar::at_most(
-            &format!("lookup {kind}, p99"),
-            "µs",
-            p99,
-            LOOKUP_P99_MICROSECONDS_MAX,
-        ));
+        report.bars.extend([
+            Bar::at_least(&format!("lookups {kind}"), latencies.count, LOOKUPS_MIN),
+            Bar::at_most(
+                &format!("lookup {kind}, p99"),
+                "µs",
+                p99,
+                LOOKUP_P99_MICROSECONDS_MAX,
+            ),
+        ]);
     }
+}
 
+fn add_charts(report: &mut Report, measured: &Measured) {
     let curve = |(kind, latencies): &(String, Latencies)| svg::Curve {
         name: kind.clone(),
         points: latencies
@@ -262,14 +272,16 @@ fn report(args: &Args, built: &Built, measured: &Measured, loads: &[Loaded]) -> 
         .push(("directory-lookups.svg".to_owned(), title, chart));
     let title = "Directory memory, resident bytes per tenant".to_owned();
     let bars = [
-        ("loaded".to_owned(), loaded_bytes),
-        ("after 1 % churn".to_owned(), churned_bytes),
+        ("loaded".to_owned(), loaded_bytes_per_tenant(measured)),
+        (
+            "after 1 % churn".to_owned(),
+            churned_bytes_per_tenant(measured),
+        ),
     ];
     let chart = svg::bars(&title, "B", BYTES_PER_TENANT_MAX, &bars);
     report
         .charts
         .push(("directory-memory.svg".to_owned(), title, chart));
-    report
 }
 
 fn method(args: &Args) -> Vec<String> {

@@ -80,6 +80,8 @@ pub(super) struct Measured {
     pub(super) apply: Latencies,
     pub(super) fold_seconds: Option<f64>,
     pub(super) lookups: Vec<(String, Latencies)>,
+    /// Share of the lookups' time in which this process was ready to run and had no processor.
+    pub(super) waited_share: f64,
 }
 
 /// A latency distribution.
@@ -254,7 +256,10 @@ fn measure(args: &PartArgs) -> anyhow::Result<Measured> {
         tenants_changed += 1;
     }
     let churned_bytes = resident_bytes()?.saturating_sub(before);
+    let (start, waited_before) = (Instant::now(), waited()?);
     let lookups = lookups(args, &subject)?;
+    let waited_share =
+        waited()?.saturating_sub(waited_before).as_secs_f64() / start.elapsed().as_secs_f64();
     let fold_seconds = match &subject {
         Subject::Directory(directory) => {
             let start = Instant::now();
@@ -271,6 +276,7 @@ fn measure(args: &PartArgs) -> anyhow::Result<Measured> {
         apply: Latencies::of(&applied),
         fold_seconds,
         lookups,
+        waited_share,
     })
 }
 
@@ -373,6 +379,13 @@ fn timed<'d>(
     let elapsed = start.elapsed();
     histogram.record(elapsed.as_nanos() as u64)?;
     Ok(u64::from(record.is_some()))
+}
+
+/// How long this thread has waited for a processor so far.
+fn waited() -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let delay = stat.split_whitespace().nth(1).context("no run delay")?;
+    Ok(Duration::from_nanos(delay.parse()?))
 }
 
 /// Nanoseconds up to a minute, to three digits.

@@ -9,11 +9,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tenantry_schema::tenant::TenantId;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::{Next, Session};
 use crate::cancel::CancelSlot;
@@ -51,6 +53,7 @@ pub(crate) struct Connection {
 enum Woken {
     Io(Io),
     Drain,
+    Deadline,
 }
 
 /// Outcome of one poll of both sockets.
@@ -66,6 +69,8 @@ impl Connection {
         let router = Arc::clone(&self.router);
         let mut drain = std::pin::pin!(router.drain.cancelled());
         let mut draining = false;
+        // Once draining: when an open transaction is not waited for any longer.
+        let mut deadline = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         let mut lease: Option<Lease> = None;
         let ended = loop {
             match self.advance(&mut lease).await {
@@ -79,10 +84,19 @@ impl Connection {
             let woken = tokio::select! {
                 biased;
                 () = &mut drain, if !draining => Woken::Drain,
+                () = &mut deadline, if draining => Woken::Deadline,
                 io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
             };
             match woken {
-                Woken::Drain => draining = true,
+                Woken::Drain => {
+                    draining = true;
+                    let limit = router.config.timeouts.drain;
+                    deadline.as_mut().reset(Instant::now() + limit);
+                }
+                Woken::Deadline => {
+                    self.session.fatal(&Refusal::Shutdown);
+                    break Ended::Orderly;
+                }
                 Woken::Io(io) => {
                     if io.server_closed && !self.server_gone(&mut lease) {
                         break Ended::ClientGone;

@@ -163,6 +163,12 @@ impl Session {
                 let definition = definition(types, statement);
                 self.prepare_sql(name, definition, mode, server)
             }
+            Kind::ExecuteStatement { .. } if matches!(mode, Mode::Extended { .. }) => {
+                Err(Refusal::Unsupported {
+                    what: "the SQL command EXECUTE by extended protocol".to_owned(),
+                    hint: "bind the prepared statement itself, or send EXECUTE as a simple query",
+                })
+            }
             Kind::ExecuteStatement { name, args } => self.execute_sql(name, args, mode, server),
             Kind::NotUtf8 => Err(Refusal::Unsupported {
                 what: "a name or value that is not UTF-8 in this statement".to_owned(),

@@ -239,7 +239,7 @@ impl Directory {
     }
 
     /// The directory after these changes, in their order. Costs microseconds per change, except when the overlay is
-    /// full: then the base is rebuilt (a third of a second for two million tenants, and its memory twice).
+    /// full: then the base is rebuilt (about a second for two million tenants, and meanwhile its memory three times).
     pub fn apply(&self, changes: &[DirectoryChange]) -> Result<Self, BuildError> {
         let mut next = self.clone();
         for change in changes {

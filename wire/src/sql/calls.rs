@@ -15,7 +15,7 @@ use super::{
 pub enum SettingCall {
     /// `set_config(name, value, is_local)`
     Set {
-        /// The setting.
+        /// The setting; a constant is in lower case, as PostgreSQL compares it.
         name: Arg,
         /// What it becomes.
         value: Arg,
@@ -26,7 +26,7 @@ pub enum SettingCall {
     },
     /// `current_setting(name)`, `current_setting(name, missing_ok)`
     Current {
-        /// The setting.
+        /// The setting; a constant is in lower case, as PostgreSQL compares it.
         name: Arg,
         /// Whether an unknown setting is NULL; `None` without the argument.
         missing_ok: Option<Arg>,
@@ -202,6 +202,9 @@ fn call(cursor: &mut Cursor<'_>) -> Parsed<Option<SettingCall>> {
         if !cursor.punct(b',') && !cursor.at_punct(b')') {
             return Err(Refusal::Malformed);
         }
+    }
+    if let Some(Arg::Literal(name)) = arguments.first_mut() {
+        name.make_ascii_lowercase();
     }
     let mut arguments = arguments.into_iter();
     let mut next = || arguments.next();

@@ -17,7 +17,7 @@ use super::{
 const KEYWORD_LIMIT: usize = 10;
 
 /// Tells what a statement is to the router. `text` holds one statement, with or without semicolons behind it; a text of
-/// several is [`Kind::Plain`], as PostgreSQL refuses it in the extended protocol ([`super::split`] divides simple
+/// several is [`Kind::Plain`], as PostgreSQL refuses it in the extended protocol ([`split`](fn@super::split) divides simple
 /// queries). `standard_conforming_strings` is the session's setting.
 #[must_use]
 pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> Kind<'_> {

@@ -382,7 +382,7 @@ fn set_config_alone_is_read_with_its_arguments() {
             set_call(tenant(), literal("7"), Arg::Bool(true)),
         ),
         (
-            "SELECT pg_catalog.set_config('tenantry.tenant', $1, false);",
+            "SELECT pg_catalog.set_config('Tenantry.TENANT', $1, false);",
             set_call(tenant(), Arg::Param(1), Arg::Bool(false)),
         ),
         (
