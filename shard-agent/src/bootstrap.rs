@@ -421,6 +421,13 @@ async fn install_guard(
         )
         .await
         .map_err(&step)?;
+    transaction
+        .execute(
+            "UPDATE tenantry.shard SET fingerprint = tenantry.fingerprint()",
+            &[],
+        )
+        .await
+        .map_err(&step)?;
     record(
         transaction,
         "guard",

@@ -135,6 +135,22 @@ async fn drift_is_found_and_repaired() {
             "extra: row-level security",
         ),
         ("DELETE FROM tenantry.guard_key", "no guard key"),
+        (
+            "CREATE OR REPLACE FUNCTION tenantry.tenant() RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint'",
+            "schema tenantry: a function or view of the guard was altered",
+        ),
+        (
+            "GRANT SELECT ON tenantry.owner TO PUBLIC",
+            "tenantry.owner: is the guard's",
+        ),
+        (
+            "GRANT UPDATE ON SEQUENCE tenantry.copying_low TO tenantry_copy",
+            "tenantry.copying_low: is the guard's",
+        ),
+        (
+            "GRANT EXECUTE ON FUNCTION tenantry.fence TO tenantry_app",
+            "is the agent's",
+        ),
     ] {
         admin.batch_execute(damage).await.unwrap();
         let findings = verify(&admin).await.unwrap();

@@ -41,6 +41,9 @@ create table if not exists tenantry.shard (
     installed_at     timestamptz not null default pg_catalog.clock_timestamp()
 );
 
+-- Of the guard's functions when they were installed, see 08_findings.sql.
+alter table tenantry.shard add column if not exists fingerprint text;
+
 -- Roles whose bindings need no signature, because they run trusted SQL only.
 create table if not exists tenantry.unsigned_role (
     role_name  name primary key,
@@ -71,6 +74,11 @@ create table if not exists tenantry.schema_version (
     applied_at timestamptz not null default pg_catalog.clock_timestamp(),
     primary key (component, version)
 );
+
+-- Whatever was granted by hand is taken back.
+revoke all on all tables in schema tenantry from public, tenantry_app, tenantry_copy;
+revoke all on all sequences in schema tenantry from public, tenantry_app, tenantry_copy;
+revoke all on all functions in schema tenantry from tenantry_app, tenantry_copy;
 
 grant usage on schema tenantry to public;
 grant select on tenantry.schema_version to public;

@@ -55,11 +55,54 @@ create or replace view tenantry.uncovered as
           and exists (select from tenantry.tenant_table r where r.relation = k.confrelid)
     ) problem;
 
+-- What the guard's functions and views say, to notice that one was replaced.
+create or replace function tenantry.fingerprint() returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+    select md5(string_agg(part, E'\n' order by part collate "C"))
+    from (
+        select concat_ws(' ', p.oid::regprocedure::text, p.proowner::regrole::text, p.prosecdef, p.provolatile,
+                         p.proconfig::text, p.prosrc)
+        from pg_proc p where p.pronamespace = 'tenantry'::regnamespace
+        union all
+        select concat_ws(' ', c.oid::regclass::text, c.relowner::regrole::text, pg_get_viewdef(c.oid))
+        from pg_class c where c.relnamespace = 'tenantry'::regnamespace and c.relkind = 'v'
+    ) as parts (part)
+$$;
+
+-- Functions behind operators that people like to mark leakproof, and that leak: see 10_leakproof.sql.
+create or replace function tenantry.leaky_functions() returns text[]
+language sql immutable parallel safe
+as $$
+    select '{textlike, textnlike, texticlike, texticnlike, bpcharlike, bpcharnlike, bpchariclike, bpcharicnlike,
+             namelike, namenlike, nameiclike, nameicnlike, textregexeq, textregexne, texticregexeq, texticregexne,
+             ts_match_tt, ts_match_tq}'::text[]
+$$;
+
 create or replace function tenantry.findings()
 returns table (severity text, object text, problem text, hint text)
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
     select u.severity, u.relation::text, u.problem, u.hint from tenantry.uncovered u
+    union all
+    select 'error', 'schema tenantry', 'a function or view of the guard was altered', 'run bootstrap'
+    from tenantry.shard s where s.fingerprint is distinct from tenantry.fingerprint()
+    union all
+    select 'error', c.oid::regclass::text, 'is the guard''s, and application roles have a grant on it', 'run bootstrap'
+    from pg_class c, unnest(array['tenantry_app', 'tenantry_copy']) as role (name)
+    where c.relnamespace = 'tenantry'::regnamespace and c.relname <> 'schema_version'
+      and case c.relkind
+          when 'S' then has_sequence_privilege(role.name, c.oid, 'USAGE, SELECT, UPDATE')
+          when 'i' then false
+          else has_table_privilege(role.name, c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') end
+    union all
+    select 'error', 'function ' || p.oid::regprocedure::text, 'is the agent''s, and application roles may execute it',
+           'run bootstrap'
+    from pg_proc p
+    where p.pronamespace = 'tenantry'::regnamespace
+      and p.proname in ('fence', 'unfence', 'hand_over', 'begin_owner_change', 'settle_fences', 'refuse_tenant',
+                        'unsigned_binding', 'namespaced', 'advisory_key', 'cover', 'cover_all', 'cover_reference')
+      and has_function_privilege('tenantry_app', p.oid, 'EXECUTE')
     union all
     select 'error', 'role ' || r.rolname, 'has attributes it must not have',
            'run bootstrap: no superuser, createrole, createdb; bypassrls only where the guard says so'
@@ -107,6 +150,11 @@ as $$
     from pg_class c
     where c.oid in ('pg_catalog.pg_stat_activity'::regclass, 'pg_catalog.pg_locks'::regclass)
       and has_table_privilege('tenantry_app', c.oid, 'SELECT')
+    union all
+    select 'error', 'function ' || p.oid::regprocedure::text, 'is marked leakproof and is not',
+           'its errors depend on values: run bootstrap'
+    from pg_proc p
+    where p.pronamespace = 'pg_catalog'::regnamespace and p.proleakproof and p.proname = any (tenantry.leaky_functions())
     union all
     select 'warning', 'language plpgsql', 'application roles may use DO', 'a DO block hides statements from the router'
     where has_language_privilege('tenantry_app', 'plpgsql', 'USAGE')

@@ -31,5 +31,15 @@ begin
     loop
         execute format('alter function %s %s', target.function, case when @leakproof@ then 'leakproof' else 'not leakproof' end);
     end loop;
+
+    -- What someone else marked and leaks.
+    for target in
+        select p.oid::pg_catalog.regprocedure as function
+        from pg_catalog.pg_proc p
+        where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace and p.proleakproof
+          and p.proname = any (tenantry.leaky_functions())
+    loop
+        execute format('alter function %s not leakproof', target.function);
+    end loop;
 end
 $leakproof$;
