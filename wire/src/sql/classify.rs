@@ -8,6 +8,7 @@ use super::{
     cursor::Cursor,
     decode::{Parsed, Refusal},
     hints::{mentions_setting_function, mentions_temp},
+    keywords::fold,
     kind::Kind,
     lexer::{Lexer, Token, TokenKind},
     session, setting, transaction,
@@ -17,7 +18,7 @@ use super::{
 const KEYWORD_LIMIT: usize = 10;
 
 /// Tells what a statement is to the router. `text` holds one statement, with or without semicolons behind it; a text of
-/// several is [`Kind::Plain`], as PostgreSQL refuses it in the extended protocol ([`split`](fn@super::split) divides simple
+/// several is [`Kind::Plain`], as PostgreSQL refuses it in the extended protocol ([`super::split()`] divides simple
 /// queries). `standard_conforming_strings` is the session's setting.
 #[must_use]
 pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> Kind<'_> {
@@ -36,8 +37,11 @@ pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: 
 
 /// Reads a statement whose first word is on the list. One line for each word.
 fn listed(lexer: Lexer<'_>, first: Token) -> Option<Parsed<Kind<'_>>> {
+    if first.kind != TokenKind::Ident {
+        return None;
+    }
     let mut folded = [0; KEYWORD_LIMIT];
-    let word = fold(&lexer, first, &mut folded)?;
+    let word = fold(lexer.slice(first), &mut folded);
     let body = || Cursor::behind(lexer, first);
     Some(match word {
         b"abort" => transaction::abort(body()),
@@ -70,22 +74,6 @@ fn listed(lexer: Lexer<'_>, first: Token) -> Option<Parsed<Kind<'_>>> {
         b"vacuum" => Ok(Kind::NoTransaction),
         _ => return None,
     })
-}
-
-/// The word in lower case, unless it is none or too long to be on the list.
-fn fold<'b>(
-    lexer: &Lexer<'_>,
-    token: Token,
-    folded: &'b mut [u8; KEYWORD_LIMIT],
-) -> Option<&'b [u8]> {
-    if token.kind != TokenKind::Ident {
-        return None;
-    }
-    let word = lexer.slice(token);
-    let folded = folded.get_mut(..word.len())?;
-    folded.copy_from_slice(word);
-    folded.make_ascii_lowercase();
-    Some(folded)
 }
 
 /// Any statement that its first words do not put on the list: it may still call the functions for settings, or select

@@ -1,6 +1,6 @@
 //! Cheap judgements over a whole statement. They search the text, or its tokens, and may err to the safe side only.
 
-use super::{cursor::Cursor, lexer::TokenKind};
+use super::{cursor::Cursor, keywords::fold, lexer::TokenKind};
 
 /// Whether the text may call `set_config` or `current_setting`, or hides identifiers behind escapes. A pass over the
 /// bytes without allocation; also true where the words stand in a literal or a comment.
@@ -58,9 +58,6 @@ pub fn is_read_only_hint<T: AsRef<[u8]> + ?Sized>(
     standard_conforming_strings: bool,
 ) -> bool {
     const READS: &[&str] = &["select", "values", "table", "show", "explain", "with"];
-    const WRITES: &[&str] = &[
-        "into", "insert", "update", "delete", "merge", "analyze", "analyse",
-    ];
     const LOCKS: &[&str] = &["update", "no", "share", "key"];
     let mut cursor = Cursor::new(text.as_ref(), standard_conforming_strings);
     while cursor.punct(b'(') {}
@@ -68,16 +65,18 @@ pub fn is_read_only_hint<T: AsRef<[u8]> + ?Sized>(
         return false;
     }
     while let Some(token) = cursor.bump() {
-        let is = |keywords: &[&str]| {
-            keywords
-                .iter()
-                .any(|keyword| cursor.is_keyword(Some(token), keyword))
+        let reads = match token.kind {
+            TokenKind::Ident => match fold(cursor.slice(token), &mut [0; 8]) {
+                b"into" | b"insert" | b"update" | b"delete" | b"merge" | b"analyze"
+                | b"analyse" => false,
+                b"for" => !LOCKS.iter().any(|keyword| cursor.at_keyword(keyword)),
+                _ => true,
+            },
+            TokenKind::Punct(b';') => cursor.at_end(),
+            TokenKind::Unterminated => false,
+            _ => true,
         };
-        let locks = is(&["for"]) && LOCKS.iter().any(|keyword| cursor.at_keyword(keyword));
-        if locks || is(WRITES) || token.kind == TokenKind::Unterminated {
-            return false;
-        }
-        if token.kind == TokenKind::Punct(b';') && !cursor.at_end() {
+        if !reads {
             return false;
         }
     }

@@ -116,3 +116,15 @@ pub(super) fn is_reserved(folded: &str) -> bool {
 pub(super) fn may_be_name(folded: &str) -> bool {
     !is_reserved(folded) && TYPE_OR_FUNCTION.binary_search(&folded).is_err()
 }
+
+/// A word in lower case, or nothing if it is longer than the longest keyword the caller knows.
+pub(super) fn fold<'b, const LIMIT: usize>(word: &[u8], folded: &'b mut [u8; LIMIT]) -> &'b [u8] {
+    match folded.get_mut(..word.len()) {
+        Some(folded) => {
+            folded.copy_from_slice(word);
+            folded.make_ascii_lowercase();
+            folded
+        }
+        None => b"",
+    }
+}
