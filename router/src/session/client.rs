@@ -153,6 +153,14 @@ impl Session {
             _ if self.batch.skip => return Ok(Handled::Done),
             _ => {}
         }
+        if runs_something(message.tag) {
+            if self.expects.has_transaction_effect() && !self.settle(server.as_deref_mut()) {
+                return Ok(Handled::Later);
+            }
+            if self.awaits_proof(server.as_deref()) {
+                return Ok(Handled::Later);
+            }
+        }
         match message.tag {
             tag::QUERY => self.query(message, server),
             tag::FUNCTION_CALL => self.function_call(message, server),
@@ -225,4 +233,12 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether a message may make the server run or analyse a statement.
+fn runs_something(letter: u8) -> bool {
+    matches!(
+        letter,
+        tag::QUERY | tag::FUNCTION_CALL | tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE
+    )
 }

@@ -152,6 +152,26 @@ impl Expects {
         self.queue.iter().any(Expect::ends_with_ready)
     }
 
+    /// Whether a statement is outstanding that begins, ends or rolls back a transaction: until it
+    /// has been answered nobody knows for whom the next statement is.
+    pub(crate) fn has_transaction_effect(&self) -> bool {
+        let changes = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Begin
+                    | Effect::End
+                    | Effect::Savepoint(_)
+                    | Effect::RollbackTo(_)
+                    | Effect::Release(_)
+            )
+        };
+        self.queue.iter().any(|expect| match expect {
+            Expect::Query { effects, .. } => effects.iter().any(|(_, effect)| changes(effect)),
+            Expect::Execute { effects, .. } => effects.iter().any(changes),
+            _ => false,
+        })
+    }
+
     /// Drops what the server skips after an error in the extended protocol: everything up to the
     /// next Sync, simple queries included. A Query dropped with its prologue turns the Sync that
     /// the router added into the client's.

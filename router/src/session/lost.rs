@@ -35,6 +35,7 @@ impl Session {
                 self.lost = Some(shard.to_owned());
                 self.tx = Tx::FailedHere {
                     open_on_server: false,
+                    deferred: Vec::new(),
                 };
             }
             return true;
@@ -58,6 +59,7 @@ impl Session {
         self.tx = if in_transaction && !commit_in_flight {
             Tx::FailedHere {
                 open_on_server: false,
+                deferred: Vec::new(),
             }
         } else {
             Tx::Idle
@@ -76,6 +78,7 @@ impl Session {
         self.copy_in = false;
         self.copy_starting = false;
         self.sync_owed = false;
+        self.unproven = false;
         self.passing_in_open = false;
         self.withheld = None;
         self.pinned = false;

@@ -80,6 +80,9 @@ pub(crate) enum Tx {
     FailedHere {
         /// The server still has the transaction open.
         open_on_server: bool,
+        /// The texts of a transaction that never reached a server: from a savepoint among them it
+        /// can go on.
+        deferred: Vec<String>,
     },
 }
 
@@ -141,6 +144,8 @@ pub(crate) struct Session {
     copy_starting: bool,
     /// A simple Query runs by extended protocol: the router owes the server a Sync.
     sync_owed: bool,
+    /// A prologue was sent and the ReadyForQuery behind it has not come.
+    unproven: bool,
     /// CommandComplete that waits for ReadyForQuery.
     withheld: Option<Bytes>,
     /// Reported settings as the client knows them.
@@ -187,6 +192,7 @@ impl Session {
             copy_in: false,
             copy_starting: false,
             sync_owed: false,
+            unproven: false,
             withheld: None,
             reported,
             pinned: false,
@@ -233,7 +239,8 @@ impl Session {
             Tx::Idle
                 | Tx::Deferred { .. }
                 | Tx::FailedHere {
-                    open_on_server: false
+                    open_on_server: false,
+                    ..
                 }
         )
     }
@@ -327,15 +334,17 @@ impl Session {
         tracing::debug!(name = refusal.name(), %refusal, "refused");
         backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
         self.batch.failed = true;
-        match self.tx {
-            Tx::Deferred { .. } => {
+        match &mut self.tx {
+            Tx::Deferred { prologue } => {
                 self.tx = Tx::FailedHere {
                     open_on_server: false,
+                    deferred: std::mem::take(prologue),
                 }
             }
             Tx::Open { .. } => {
                 self.tx = Tx::FailedHere {
                     open_on_server: true,
+                    deferred: Vec::new(),
                 }
             }
             Tx::Idle => self.batch.abort = self.batch.forwarded || self.sync_owed,

@@ -25,7 +25,30 @@ impl Session {
         self.leave_copy_role(server);
         self.apply_settings(server);
         self.bind_tenant(server);
-        server.output.len() > before
+        let sent = server.output.len() > before;
+        self.unproven |= sent;
+        sent
+    }
+
+    /// Whether a statement must wait for a ReadyForQuery that is on order.
+    ///
+    /// If a batch fails, what its prologue set is undone: a batch behind it that was sent on the
+    /// strength of that would run for the connection's earlier tenant. And a prologue is only sent
+    /// where the next ReadyForQuery is its own.
+    pub(super) fn awaits_proof(&self, server: Option<&Server>) -> bool {
+        self.expects.has_ready()
+            && (self.unproven || server.is_some_and(|server| self.needs_prologue(&server.state)))
+    }
+
+    fn needs_prologue(&self, server: &ServerState) -> bool {
+        if matches!(self.tx, Tx::Failed) {
+            return false;
+        }
+        let applied = server.applied.as_ref().map(Settings::hash);
+        matches!(self.tx, Tx::Deferred { .. })
+            || server.copy_role
+            || applied != Some(self.state.settings().hash())
+            || server.bound != Bound::Known(self.state.tenant())
     }
 
     fn open_transaction(&mut self, server: &mut Server) {

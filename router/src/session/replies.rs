@@ -289,6 +289,7 @@ impl Session {
         let status = backend::ready_for_query(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         server.state.status = status;
+        self.unproven = false;
         let shown = match self.expects.pop() {
             Some(Expect::HiddenSync) => false,
             Some(Expect::Sync | Expect::Query { .. }) => true,

@@ -105,8 +105,8 @@ impl Session {
         mode: &Mode,
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
-        if let Tx::FailedHere { open_on_server } = self.tx {
-            return self.run_after_refusal(kind, open_on_server, mode, server);
+        if let Tx::FailedHere { open_on_server, .. } = self.tx {
+            return self.run_after_refusal(text, kind, open_on_server, mode, server);
         }
         if matches!(self.tx, Tx::Failed) && self.router_runs(kind) {
             return Err(Refusal::TransactionAborted);
@@ -271,6 +271,7 @@ impl Session {
     /// After a refusal inside a transaction only its end, or a return to a savepoint, is accepted.
     fn run_after_refusal(
         &mut self,
+        text: &[u8],
         kind: &Kind<'_>,
         open_on_server: bool,
         mode: &Mode,
@@ -289,13 +290,33 @@ impl Session {
             Kind::Commit { .. } | Kind::Rollback { .. } => {
                 self.state.rollback();
                 self.tx = Tx::Idle;
-                self.command_complete("ROLLBACK")
+                match self.lost.take() {
+                    // The client has not heard yet that there is nothing to commit, and drivers do
+                    // not look at the command tag.
+                    Some(shard) if matches!(kind, Kind::Commit { .. }) => {
+                        Err(Refusal::LostRolledBack { shard })
+                    }
+                    _ => self.command_complete("ROLLBACK"),
+                }
             }
             Kind::RollbackTo(name) if open_on_server => {
                 self.tx = Tx::Failed;
                 let text = format!("ROLLBACK TO \"{}\"", name.replace('"', "\"\""));
                 let effect = vec![Effect::RollbackTo(name.clone())];
                 self.run_on_server(text.as_bytes(), effect, mode, server)
+            }
+            Kind::RollbackTo(name) if self.state.has_savepoint(name) => {
+                let Tx::FailedHere { deferred, .. } = &mut self.tx else {
+                    return Err(self.aborted());
+                };
+                if deferred.is_empty() {
+                    return Err(self.aborted());
+                }
+                let mut prologue = std::mem::take(deferred);
+                prologue.push(String::from_utf8_lossy(text).into_owned());
+                self.state.rollback_to(name);
+                self.tx = Tx::Deferred { prologue };
+                self.command_complete("ROLLBACK")
             }
             Kind::Empty => Ok(Handled::Done),
             _ => Err(self.aborted()),

@@ -218,6 +218,10 @@ impl State {
         }
     }
 
+    pub(crate) fn has_savepoint(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.saved
             .iter()

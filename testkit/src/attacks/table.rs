@@ -451,7 +451,6 @@ fn writing() -> Vec<Attack> {
                 "write: the copying tenant",
                 "SELECT setval('tenantry.copying_low', 1)",
             ),
-            ("write: system settings", "ALTER SYSTEM SET fsync = off"),
             ("write: grant", "GRANT tenantry_copy TO tenantry_operator"),
             ("write: a role", "CREATE ROLE mine SUPERUSER"),
             ("write: the own role", "ALTER ROLE tenantry_app BYPASSRLS"),
@@ -464,7 +463,14 @@ fn writing() -> Vec<Attack> {
             ("write: server files", "COPY customers TO '/tmp/customers'"),
         ],
     );
-    [nothing, refused].concat()
+    // Behind a router it may share an implicit transaction with the bind, where it is refused before its privileges are
+    // looked at.
+    let settings = attack(
+        "write: system settings",
+        [query("ALTER SYSTEM SET fsync = off")],
+        Expect::Refused(&["42501", "25001"]),
+    );
+    [nothing, refused, vec![settings]].concat()
 }
 
 /// Naming another tenant: every way to write the setting, and values that look right.
