@@ -1,6 +1,14 @@
 //! A fleet with a router in front of it.
 
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+pub mod probe;
 
 use std::net::SocketAddr;
 
