@@ -2,9 +2,12 @@
 
 mod args;
 
+use std::path::Path;
+
 use serde::Serialize;
 use serde_json::json;
 use tenantry_schema::catalog::{AddedShard, Catalog, NewShard};
+use tenantry_schema::secrets::{SecretsFile, ShardSecrets};
 use tenantry_schema::shard::{Shard, ShardAddress, ShardKind, ShardName};
 
 pub(crate) use args::ShardCommand;
@@ -12,7 +15,7 @@ use args::{AddArgs, Kind};
 
 use crate::catalog::{audit, open};
 use crate::config::Sources;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Explain, Failure};
 use crate::output::{Printer, note, record};
 
 /// Runs `tenantry shard …`.
@@ -22,6 +25,7 @@ pub(crate) async fn run(
     printer: Printer,
 ) -> Result<Exit, Failure> {
     let catalog = open(sources).await?;
+    let secrets = sources.settings()?.secrets_file().ok();
     match command {
         ShardCommand::List => {
             let shards = catalog.list_shards().await?;
@@ -30,12 +34,17 @@ pub(crate) async fn run(
         ShardCommand::Show { shard } => {
             printer.one(&ShardView::from(catalog.shard(&shard).await?))?
         }
-        ShardCommand::Add(args) => add(&catalog, args, printer).await?,
+        ShardCommand::Add(args) => add(&catalog, args, secrets.as_deref(), printer).await?,
     }
     Ok(Exit::Ok)
 }
 
-async fn add(catalog: &Catalog, args: AddArgs, printer: Printer) -> Result<(), Failure> {
+async fn add(
+    catalog: &Catalog,
+    args: AddArgs,
+    secrets: Option<&Path>,
+    printer: Printer,
+) -> Result<(), Failure> {
     let name = ShardName::parse(&args.name)
         .map_err(|error| Failure::usage(format!("`{}`: {error}", args.name)))?;
     let address = ShardAddress {
@@ -53,6 +62,12 @@ async fn add(catalog: &Catalog, args: AddArgs, printer: Printer) -> Result<(), F
         zone: args.zone,
         ..NewShard::new(name, address)
     };
+    match secrets {
+        Some(path) => ensure_secrets(catalog, path, &new).await?,
+        None => note(
+            "no secrets file is configured: give routers and agents the shard's secrets before they need them",
+        ),
+    }
     let AddedShard { shard, pinned } = catalog.add_shard(new).await?;
     let after =
         json!({"kind": shard.kind.as_str(), "weight": shard.weight, "pinned_tenants": pinned});
@@ -70,6 +85,33 @@ async fn add(catalog: &Catalog, args: AddArgs, printer: Printer) -> Result<(), F
         ));
     }
     printer.one(&ShardView::from(shard))
+}
+
+/// Gives the shard keys and passwords of its own unless the file has some. This comes before the catalog learns of the shard, because
+/// routers and agents look for them the moment it does.
+async fn ensure_secrets(catalog: &Catalog, path: &Path, new: &NewShard) -> Result<(), Failure> {
+    let unusable = || "the shard's secrets cannot be kept".to_owned();
+    let mut secrets = SecretsFile::load(path).explain(unusable)?;
+    if secrets.shard(new.name.as_str()).is_some() {
+        return Ok(());
+    }
+    let mut fresh = ShardSecrets::generate();
+    // Roles belong to the server: another database of the same one shares their passwords.
+    let shards = catalog.list_shards().await?;
+    let mut neighbours = shards.iter().filter(|shard| {
+        (&shard.address.host, shard.address.port) == (&new.address.host, new.address.port)
+    });
+    if let Some(known) = neighbours.find_map(|shard| secrets.shard(shard.name.as_str())) {
+        fresh.passwords = known.passwords.clone();
+    }
+    secrets.shards.insert(new.name.to_string(), fresh);
+    secrets.save(path).explain(unusable)?;
+    note(format_args!(
+        "{} has new secrets in {}; every router and agent needs them",
+        new.name,
+        path.display()
+    ));
+    Ok(())
 }
 
 /// A shard as it is shown.

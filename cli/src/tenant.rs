@@ -111,7 +111,11 @@ async fn list(catalog: &Catalog, args: ListArgs, printer: Printer) -> Result<(),
     let mut page = TenantPage {
         after: after.transpose()?,
         state: args.state,
-        limit: PAGE,
+        limit: match args.shard {
+            // The shard is not the catalog's to filter by: placement is computed.
+            Some(_) => PAGE,
+            None => u32::try_from(args.limit).unwrap_or(PAGE).clamp(1, PAGE),
+        },
     };
     let mut listed = Vec::new();
     while listed.len() < args.limit {

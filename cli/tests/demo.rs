@@ -166,6 +166,73 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// A second shard on the first one's server, and a tenant that lives there: bootstrapped, admitted and served by what runs.
+async fn add_a_shard(site: &Site, descriptor: &Value) {
+    let config = site.demo().join("tenantry.toml");
+    let tenantry = |arguments: &[&str]| {
+        let mut command = tenantry(site.dir.path());
+        command
+            .arg("--config")
+            .arg(&config)
+            .args(["--output", "json"])
+            .args(arguments);
+        Ended::of(&mut command)
+    };
+    let port = (site.base + 11).to_string();
+    let add = [
+        "shard",
+        "add",
+        "extra",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--database",
+        "extra",
+        "--weight",
+        "50",
+    ];
+    let ended = tenantry(&add);
+    assert!(ended.stderr.contains("secrets"), "{}", ended.stderr);
+    ended.ok();
+    let homes = tenantry(&["tenant", "list"]).json();
+    assert!(
+        homes
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|tenant| tenant["shard"] == json!("shard-1")),
+        "{homes}"
+    );
+
+    // With 50 of 51 parts of the ring a new tenant all but surely lives on the new shard; a few tries make it certain.
+    let slug = (1..10)
+        .map(|number| format!("newcomer-{number}"))
+        .find(|slug| {
+            tenantry(&["tenant", "create", slug, "--wait"]).json()["shard"] == json!("extra")
+        })
+        .unwrap();
+    let service = connect(descriptor["urls"]["service"].as_str().unwrap()).await;
+    service
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL tenantry.tenant = '{slug}';
+             INSERT INTO stores (name, email) VALUES ('Newcomer', 'a@mail.example'); COMMIT"
+        ))
+        .await
+        .unwrap();
+    let url = descriptor["shards"][0]["url"].as_str().unwrap();
+    let extra = connect(&url.replace("/shop", "/extra")).await;
+    assert_eq!(count(&extra, "stores").await, 1);
+    let doctor = tenantry(&["doctor"]).json();
+    let wrong = doctor
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["status"] == json!("failed"))
+        .count();
+    assert_eq!(wrong, 0, "{doctor}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_serves_survives_a_restart_and_leaves_nothing() {
     let site = Site::new();
@@ -266,6 +333,8 @@ async fn a_demo_serves_survives_a_restart_and_leaves_nothing() {
     let added = count(&shard, "orders").await - orders;
     assert_eq!(load["actions"][3]["action"], json!("checkout"));
     assert_eq!(load["actions"][3]["transactions"], json!(added));
+
+    add_a_shard(&site, &descriptor).await;
 
     let first_pids = pids(&descriptor);
     site.run(&["down"]).ok();

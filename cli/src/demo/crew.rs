@@ -72,8 +72,8 @@ impl Crew {
         let agent = tenantry_shard_agent::Config {
             catalog_url: catalog_url.clone(),
             secrets_file: place.secrets(),
-            // The demo has bootstrapped its shards; each server has a superuser password of its own.
-            admin_url: None,
+            // Every server of the demo has the same superuser.
+            admin_url: Some(servers.catalog.url("postgres")),
         };
         crew.spawn("agent", tenantry_shard_agent::run(agent, crew.stop.clone()));
         crew.spawn("console", tenantry_console::run(console, crew.stop.clone()));

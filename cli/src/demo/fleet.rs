@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use tenantry_cluster::{Server, ServerOptions, StopMode, start_many, stop_many};
+use tenantry_schema::secrets::Password;
 use tenantry_schema::shard::ShardKind;
 
 use super::place::Place;
@@ -63,10 +64,15 @@ impl Servers {
     ) -> Result<Self, Failure> {
         prepare(place)?;
         let plans = shard_plans(shards);
-        let catalog = options(place, CATALOG, ports.catalog());
+        // One password for all, so that the agent can bootstrap whatever shard is added to one of them. Servers that exist
+        // keep the one they were made with.
+        let password = Password::generate();
+        let options =
+            |name: &str, port| options(place, name, port).superuser_password(password.expose());
+        let catalog = options(CATALOG, ports.catalog());
         let rest = plans
             .iter()
-            .map(|plan| options(place, &plan.name, ports.shard(plan.index)));
+            .map(|plan| options(&plan.name, ports.shard(plan.index)));
         let mut servers = start_many(std::iter::once(catalog).chain(rest).collect())
             .await
             .explain(|| "the demo's PostgreSQL servers do not start".to_owned())?;

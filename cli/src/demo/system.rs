@@ -1,6 +1,8 @@
 //! The demo from its first server to its last: builds it, keeps it running, takes it down in order.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -102,7 +104,7 @@ async fn build(place: &Place, state: &State, ports: PortPlan) -> Result<Demo, Fa
         founding::add_roles(&catalog, &planned).await?;
         (shards, secrets)
     };
-    write_private(&place.config(), &config_file(place, &servers, ports))?;
+    write_private(&place.config(), &config_file(place, &servers, ports)?)?;
     bootstrap(&catalog, &servers, &shards, &secrets).await?;
     clock.step("catalog and shards");
     let mut crew = Crew::start(place, &servers, ports)?;
@@ -236,17 +238,37 @@ fn shard_entry(plan: &ShardPlan, server: &Server) -> ShardEntry {
 }
 
 /// Configuration with which every other command of this binary acts on the demo.
-fn config_file(place: &Place, servers: &Servers, ports: PortPlan) -> String {
-    let quoted = |text: &str| toml::Value::from(text).to_string();
-    format!(
-        "# Written by `tenantry demo up`; changes are lost at the next start.\n\
-         [catalog]\nurl = {}\n\n[secrets]\nfile = {}\n\n[router]\nlisten = {}\nhttp_listen = {}\n\n[console]\nlisten = {}\n",
-        quoted(&servers.catalog.url(CATALOG_DATABASE)),
-        quoted(&place.secrets().to_string_lossy()),
-        quoted(&local(ports.router()).to_string()),
-        quoted(&local(ports.http()).to_string()),
-        quoted(&local(ports.console()).to_string()),
-    )
+fn config_file(place: &Place, servers: &Servers, ports: PortPlan) -> Result<String, Failure> {
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
+    let settings = BTreeMap::from([
+        (
+            "catalog",
+            BTreeMap::from([("url", servers.catalog.url(CATALOG_DATABASE))]),
+        ),
+        ("secrets", BTreeMap::from([("file", path(place.secrets()))])),
+        (
+            "agent",
+            BTreeMap::from([("admin_url", servers.catalog.url("postgres"))]),
+        ),
+        (
+            "console",
+            BTreeMap::from([("listen", local(ports.console()).to_string())]),
+        ),
+        (
+            "router",
+            BTreeMap::from([
+                ("listen", local(ports.router()).to_string()),
+                ("http_listen", local(ports.http()).to_string()),
+                ("snapshot_file", path(place.snapshot())),
+                ("database", SHARD_DATABASE.to_owned()),
+            ]),
+        ),
+    ]);
+    let text = toml::to_string(&settings)
+        .explain(|| "the demo's configuration cannot be written".to_owned())?;
+    Ok(format!(
+        "# Written by `tenantry demo up`; changes are lost at the next start.\n\n{text}"
+    ))
 }
 
 /// Says how long each step of the start took.
