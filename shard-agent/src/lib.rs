@@ -4,6 +4,7 @@
 //! shard only. [`run()`] is the agent: it follows the catalog, bootstraps shards and admits new tenants.
 
 mod bootstrap;
+mod rotate;
 mod run;
 mod session;
 mod verify;
@@ -12,5 +13,6 @@ mod worker;
 pub use bootstrap::{
     BootstrapError, BootstrapOptions, BootstrapReport, bootstrap, bootstrap_with, install_keys,
 };
+pub use rotate::{RotateError, rotate_key};
 pub use run::{Config, RunError, run};
 pub use verify::{AgentRoleError, Finding, Severity, require_agent_role, verify};

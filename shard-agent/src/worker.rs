@@ -111,7 +111,7 @@ impl Worker {
         &mut self,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, WorkError> {
-        let secrets = self.secrets()?;
+        let mut secrets = self.secrets()?;
         let mut client = self.open(&secrets).await?;
         install_keys(&mut client, &secrets.guard).await?;
         client
@@ -129,8 +129,16 @@ impl Worker {
                     // The list has no owner any more: the agent is stopping.
                     std::future::pending::<()>().await;
                 },
-                // A dead session is noticed before a tenant needs it.
-                () = tokio::time::sleep(ANSWER_MAX) => in_time(client.simple_query("")).await.map(drop)?,
+                () = tokio::time::sleep(ANSWER_MAX) => {
+                    // A dead session is noticed before a tenant needs it.
+                    in_time(client.simple_query("")).await?;
+                    let present = self.secrets()?;
+                    if present.guard != secrets.guard {
+                        install_keys(&mut client, &present.guard).await?;
+                        tracing::info!(shard = %self.shard.name, "signing keys were replaced");
+                        secrets = present;
+                    }
+                }
             }
         }
     }
@@ -144,7 +152,7 @@ impl Worker {
 
     /// A session on a sound shard; makes the database one if it is not and an administrator is configured.
     async fn open(&self, secrets: &ShardSecrets) -> Result<Client, WorkError> {
-        let config = self.agent_config(secrets);
+        let config = agent_config(&self.shard, secrets);
         let opened = tokio::time::timeout(CONNECT_MAX, connect(&config)).await;
         let found = match opened.map_err(|_| WorkError::Silent)? {
             Ok(client) => {
@@ -168,15 +176,6 @@ impl Worker {
         let client = connect(&config).await.map_err(WorkError::Connect)?;
         require_agent_role(&client).await?;
         Ok(client)
-    }
-
-    fn agent_config(&self, secrets: &ShardSecrets) -> Config {
-        let mut config = Config::new();
-        config
-            .user(role::AGENT)
-            .password(secrets.passwords.agent.expose())
-            .application_name("tenantry agent");
-        at(&config, &self.shard.address)
     }
 
     /// Inserts owner rows, then tells the catalog. A tenant that has a row in another state stays as it is: it was
@@ -223,6 +222,16 @@ impl Worker {
         tracing::info!(shard = %self.shard.name, activated, "tenants are active");
         Ok(())
     }
+}
+
+/// The agent's own login at a shard.
+pub(crate) fn agent_config(shard: &Shard, secrets: &ShardSecrets) -> Config {
+    let mut config = Config::new();
+    config
+        .user(role::AGENT)
+        .password(secrets.passwords.agent.expose())
+        .application_name("tenantry agent");
+    at(&config, &shard.address)
 }
 
 /// The same login at a shard's address.

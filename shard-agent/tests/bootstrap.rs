@@ -6,10 +6,12 @@ mod common;
 use common::{Fixture, code, connect, set, stock, text};
 use tenantry_schema::fleet::FleetSettings;
 use tenantry_schema::guard;
+use tenantry_schema::secrets::SecretsFile;
 use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantKey;
 use tenantry_shard_agent::{
-    AgentRoleError, BootstrapError, Severity, bootstrap, install_keys, require_agent_role, verify,
+    AgentRoleError, BootstrapError, RotateError, Severity, bootstrap, install_keys,
+    require_agent_role, rotate_key, verify,
 };
 
 #[tokio::test]
@@ -342,6 +344,32 @@ async fn keys_rotate_under_bound_sessions() {
         code(&bound_before, "SELECT tenantry.tenant()").await,
         "42501"
     );
+}
+
+#[tokio::test]
+async fn the_secrets_file_follows_the_shard() {
+    let fixture = Fixture::start(TenantKey::Bigint).await;
+    fixture.admit(&["1"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("secrets.json");
+    let mut file = SecretsFile::default();
+    let error = {
+        file.save(&path).unwrap();
+        rotate_key(&path, &fixture.shard).await.unwrap_err()
+    };
+    assert!(matches!(error, RotateError::UnknownShard(_)), "{error}");
+    file.shards.insert("s7".to_owned(), fixture.secrets.clone());
+    file.save(&path).unwrap();
+
+    let before = fixture.tenant("1").await;
+    assert_eq!(rotate_key(&path, &fixture.shard).await.unwrap(), 2);
+    assert_eq!(text(&before, "SELECT tenantry.tenant()").await, "1");
+    let file = SecretsFile::load(&path).unwrap();
+    let client = fixture.app().await;
+    let identity = common::identity(&client).await;
+    let current = &file.shard("s7").unwrap().guard.current;
+    set(&client, &guard::sign(current, &identity, "1")).await;
+    assert_eq!(text(&client, "SELECT tenantry.tenant()").await, "1");
 }
 
 #[tokio::test]
