@@ -237,7 +237,12 @@ async fn add_a_shard(site: &Site, descriptor: &Value) {
 async fn a_demo_serves_survives_a_restart_and_leaves_nothing() {
     let site = Site::new();
     let banner = site.up().ok();
-    for line in ["psql '", "curl '", "demo load", "demo down"] {
+    for line in [
+        "psql postgresql://store.",
+        "curl 'http://",
+        "demo load",
+        "demo down",
+    ] {
         assert!(banner.contains(line), "no `{line}` in {banner}");
     }
 

@@ -3,13 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use tenantry_cluster::{Server, ServerOptions, StopMode, start_many, stop_many};
+use tenantry_cluster::{Server, ServerError, ServerOptions, StopMode, start_many, stop_many};
 use tenantry_schema::secrets::Password;
 use tenantry_schema::shard::ShardKind;
 
 use super::place::Place;
 use super::ports::PortPlan;
-use crate::exit::{Explain, Failure};
+use crate::exit::{Exit, Explain, Failure};
 
 /// Empty shards kept ready beside the shared ones.
 pub(super) const SPARES: u16 = 1;
@@ -75,7 +75,7 @@ impl Servers {
             .map(|plan| options(&plan.name, ports.shard(plan.index)));
         let mut servers = start_many(std::iter::once(catalog).chain(rest).collect())
             .await
-            .explain(|| "the demo's PostgreSQL servers do not start".to_owned())?;
+            .map_err(not_started)?;
         let shards = servers.split_off(1);
         let catalog = servers
             .pop()
@@ -94,6 +94,19 @@ impl Servers {
         stop_many(&all, StopMode::Fast)
             .await
             .explain(|| "the demo's PostgreSQL servers do not stop".to_owned())
+    }
+}
+
+/// What the caller can mend before trying again is told apart from what broke.
+fn not_started(error: ServerError) -> Failure {
+    match error {
+        ServerError::Discover(_)
+        | ServerError::NoAccount { .. }
+        | ServerError::Unreachable { .. }
+        | ServerError::PortTaken { .. } => Failure::precondition(error.to_string()),
+        broken => {
+            Failure::new(Exit::Failed, "the demo's PostgreSQL servers do not start").because(broken)
+        }
     }
 }
 
