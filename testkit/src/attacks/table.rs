@@ -780,7 +780,7 @@ fn reaching_out() -> Vec<Attack> {
                 "reach: shared advisory lock",
                 "SELECT pg_advisory_lock_shared(1)",
             ),
-            ("reach: advisory unlock", "SELECT pg_advisory_unlock_all()"),
+            ("reach: advisory unlock", "SELECT pg_advisory_unlock(1)"),
             (
                 "reach: emit a message",
                 "SELECT pg_logical_emit_message(true, 'tenantry.fence', '{}')",

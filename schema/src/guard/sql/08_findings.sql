@@ -142,7 +142,8 @@ as $$
     from pg_proc p
     where p.pronamespace = 'pg_catalog'::regnamespace
       and has_function_privilege('tenantry_app', p.oid, 'EXECUTE')
-      and (p.proname ~ '^pg_(try_)?advisory_' or p.proname ~ '^pg_stat_get_backend_' or p.proname ~ '^lo_|^loread$|^lowrite$'
+      and (p.proname ~ '^pg_(try_)?advisory_' and p.proname <> 'pg_advisory_unlock_all'
+           or p.proname ~ '^pg_stat_get_backend_' or p.proname ~ '^lo_|^loread$|^lowrite$'
            or p.proname in ('pg_logical_emit_message', 'pg_notify', 'pg_cancel_backend', 'pg_terminate_backend',
                             'pg_stat_get_activity', 'pg_lock_status'))
     union all

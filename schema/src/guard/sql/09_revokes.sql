@@ -6,11 +6,12 @@ declare
 begin
     -- Functions of pg_catalog that everyone may execute by default. Those that serve monitoring stay with roles that
     -- monitor; advisory locks, markers and notifications are reachable through the guard's wrappers only.
+    -- pg_advisory_unlock_all stays: it releases what its own session holds, and drivers' pools call it.
     for target in
         select p.oid::pg_catalog.regprocedure as function, p.proname as name
         from pg_catalog.pg_proc p
         where p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace
-          and (p.proname ~ '^pg_(try_)?advisory_'
+          and (p.proname ~ '^pg_(try_)?advisory_' and p.proname <> 'pg_advisory_unlock_all'
                or p.proname ~ '^pg_stat_get_backend_'
                or p.proname ~ '^lo_|^loread$|^lowrite$'
                or p.proname in (
