@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tenantry_schema::fleet::Fleet;
-use tenantry_schema::shard::{Shard, ShardState};
+use tenantry_schema::shard::{Shard, ShardId, ShardState};
 use tenantry_schema::tenant::{TenantId, TenantState};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -103,7 +103,7 @@ impl Router {
         tenant: Option<TenantId>,
     ) -> Result<Lease, Refusal> {
         let Some(tenant) = tenant else {
-            return self.any_connection().await;
+            return self.any_connection(session.home()).await;
         };
         let shard = self.await_shard(session, tenant).await?;
         let started = Instant::now();
@@ -164,9 +164,9 @@ impl Router {
         }
     }
 
-    /// A connection for a session without a tenant: the first shard that gives one, starting
-    /// anywhere.
-    async fn any_connection(&self) -> Result<Lease, Refusal> {
+    /// A connection for a session without a tenant: the first shard that gives one, starting with
+    /// the one that served it before, or else anywhere.
+    async fn any_connection(&self, home: Option<ShardId>) -> Result<Lease, Refusal> {
         let fleet = self.fleet.current();
         let mut shards: Vec<_> = fleet
             .shards
@@ -174,6 +174,7 @@ impl Router {
             .filter(|shard| shard.state != ShardState::Down && shard.takes_new_tenants())
             .collect();
         shards.shuffle(&mut rand::rng());
+        shards.sort_by_key(|shard| Some(shard.id) != home);
         let mut refusal = Refusal::NoShard;
         for shard in shards {
             match self.pools.pool(shard) {
@@ -194,7 +195,7 @@ impl Router {
             return Ok(Arc::clone(reported));
         }
         let mut lease = self
-            .any_connection()
+            .any_connection(None)
             .await
             .map_err(ReportedError::Refused)?;
         let tried = match lease.server() {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -139,6 +140,10 @@ impl Pool {
             limits,
             inner: Mutex::new(Inner::default()),
         }
+    }
+
+    pub(crate) fn shard_id(&self) -> ShardId {
+        self.login.shard.id
     }
 
     pub(crate) fn shard_name(&self) -> String {

@@ -154,6 +154,9 @@ impl Session {
             _ => {}
         }
         if runs_something(message.tag) {
+            if self.batch.ended && !self.come_to_rest(server.as_deref_mut()) {
+                return Ok(Handled::Later);
+            }
             if self.expects.has_transaction_effect() && !self.settle(server.as_deref_mut()) {
                 return Ok(Handled::Later);
             }
@@ -210,6 +213,7 @@ impl Session {
             return Ok(Handled::Done);
         }
         let forwarded = std::mem::take(&mut self.batch.forwarded);
+        self.batch.ended = false;
         match server {
             Some(server) if forwarded => {
                 if self.batch.abort {

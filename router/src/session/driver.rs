@@ -173,7 +173,7 @@ impl Connection {
     /// A server connection for the tenant's shard.
     async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
         if let Some(lease) = self.router.idle_connection(&self.session, tenant)? {
-            return Ok(self.attach(lease));
+            return Ok(self.attach(lease, tenant));
         }
         // What the session has answered already must not wait for the connection.
         let output = self.session.output.split();
@@ -190,10 +190,14 @@ impl Connection {
             () = client_gone(&mut self.socket, &mut self.input) => return Err(Unavailable::ClientGone),
         };
         drop(queued);
-        Ok(self.attach(lease))
+        Ok(self.attach(lease, tenant))
     }
 
-    fn attach(&self, mut lease: Lease) -> Lease {
+    fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
+        if tenant.is_none() {
+            self.session
+                .set_home(lease.pool().map(|pool| pool.shard_id()));
+        }
         if let Some(server) = lease.server() {
             self.slot.attach(&server.state.key);
         }

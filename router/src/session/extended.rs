@@ -12,7 +12,7 @@ use tenantry_wire::{MessageError, tag::frontend as tag};
 
 use super::client::{ClientMessage, Handled};
 use super::expect::{Effect, Expect};
-use super::special::Mode;
+use super::special::{Mode, has_parameter_name};
 use super::statements::{ClientStatement, Portal, StatementRole};
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -147,7 +147,7 @@ impl Session {
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
         let bind = Bind::decode(message.body).map_err(malformed)?;
-        let Some(statement) = self.statements.find(bind.statement).cloned() else {
+        let Some(mut statement) = self.statements.find(bind.statement).cloned() else {
             if !self.settle(server) {
                 return Ok(Handled::Later);
             }
@@ -155,6 +155,11 @@ impl Session {
                 name: String::from_utf8_lossy(bind.statement).into_owned(),
             });
         };
+        if let ClientStatement::Router { text, types } = &statement
+            && self.sets_others(text, &parameters(&bind)?)
+        {
+            statement = self.as_servers(text, types);
+        }
         if let ClientStatement::Router { text, .. } = statement {
             let parameters = parameters(&bind)?;
             let portal = Portal::Router {
@@ -209,6 +214,31 @@ impl Session {
                 }
                 _ => Ok(Vec::new()),
             },
+        }
+    }
+
+    /// Whether this is `set_config($1, …)` and the parameters name no setting of the router's.
+    fn sets_others(&self, text: &[u8], parameters: &[Option<Bytes>]) -> bool {
+        match sql::classify(text, self.scs()) {
+            Kind::SetConfig { calls, .. } if calls.iter().any(has_parameter_name) => {
+                !Self::names_ours(&calls, parameters)
+            }
+            _ => false,
+        }
+    }
+
+    /// The server's counterpart of a statement that the router kept.
+    fn as_servers(&self, text: &Bytes, types: &Bytes) -> ClientStatement {
+        let prepared = self.shared.registry.intern(PreparedKey {
+            source: Source::Protocol {
+                text: text.clone(),
+                types: types.clone(),
+            },
+            settings_hash: self.state.settings().hash(),
+        });
+        ClientStatement::Server {
+            prepared,
+            role: StatementRole::SetsConfig,
         }
     }
 
@@ -442,6 +472,7 @@ impl Session {
                     | Kind::Set { .. }
                     | Kind::Reset(_)
             )
+            || matches!(kind, Kind::SetConfig { calls, whole: true } if calls.iter().any(has_parameter_name))
     }
 }
 

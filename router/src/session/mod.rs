@@ -24,12 +24,14 @@ mod state;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tenantry_schema::fleet::{Fleet, Role};
+use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, TxStatus};
 
@@ -100,6 +102,8 @@ struct Batch {
     abort: bool,
     /// A Flush is on its way to get outstanding replies.
     flushed: bool,
+    /// A COMMIT or ROLLBACK was sent and no Sync after it.
+    ended: bool,
 }
 
 /// What a session shares with its router; immutable but for what carries its own lock.
@@ -158,6 +162,9 @@ pub(crate) struct Session {
     /// The server connection was lost inside a transaction: named in the next error.
     lost: Option<String>,
     closing: bool,
+    /// The shard that serves this session while it has no tenant. One and the same, because what
+    /// drivers ask the catalog then (oids of tables and types) differs from shard to shard.
+    home: Option<ShardId>,
     counts: Counts,
 }
 
@@ -199,12 +206,21 @@ impl Session {
             outcome_open: false,
             lost: None,
             closing: false,
+            home: None,
             counts: Counts::default(),
         }
     }
 
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
         self.shared.fleet.current()
+    }
+
+    pub(crate) fn home(&self) -> Option<ShardId> {
+        self.home
+    }
+
+    pub(crate) fn set_home(&mut self, shard: Option<ShardId>) {
+        self.home = shard;
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -218,15 +234,15 @@ impl Session {
 
     /// Whether the attached server connection may serve someone else now.
     pub(crate) fn is_releasable(&self) -> bool {
-        !self.pinned && self.is_between_transactions()
+        !self.pinned && self.is_at_rest()
     }
 
-    /// Whether the session is outside any transaction with nothing pending.
-    pub(crate) fn is_between_transactions(&self) -> bool {
+    /// Whether the server owes nothing and keeps nothing for this session: outside any
+    /// transaction, perhaps between two statements of one Query.
+    fn is_at_rest(&self) -> bool {
         self.is_outside_server_transaction()
             && self.settled()
             && !self.batch.forwarded
-            && self.script.is_none()
             && !self.copy_in
             && !self.copy_starting
             && !self.sync_owed
@@ -267,7 +283,7 @@ impl Session {
 
     /// Whether a stopping router may end the session now.
     pub(crate) fn is_drainable(&self) -> bool {
-        self.is_between_transactions() && matches!(self.tx, Tx::Idle)
+        self.is_at_rest() && self.script.is_none() && matches!(self.tx, Tx::Idle)
     }
 
     /// The transaction status that the client is told.

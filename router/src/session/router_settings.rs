@@ -216,6 +216,16 @@ impl Session {
         backend::put_data_row(&mut self.output, &values);
     }
 
+    /// Whether any of the calls concerns a setting of the router's.
+    pub(super) fn names_ours(calls: &[SettingCall], parameters: &[Option<Bytes>]) -> bool {
+        let mode = Mode::Extended {
+            parameters: parameters.to_vec(),
+        };
+        calls.iter().any(
+            |call| matches!(text_argument(call.name(), &mode), Ok(Some(name)) if is_ours(&name)),
+        )
+    }
+
     /// What set_config() calls on PostgreSQL's own settings change, once the server has run them.
     pub(super) fn config_effects(
         calls: &[SettingCall],

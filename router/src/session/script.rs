@@ -53,6 +53,9 @@ impl Session {
         if !self.settle(server.as_deref_mut()) {
             return Ok(Handled::Later);
         }
+        if self.batch.ended && !self.come_to_rest(server.as_deref_mut()) {
+            return Ok(Handled::Later);
+        }
         self.batch.flushed = false;
         let Some(script) = self.script.take() else {
             return Ok(Handled::Done);

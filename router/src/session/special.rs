@@ -108,7 +108,8 @@ impl Session {
         if let Tx::FailedHere { open_on_server, .. } = self.tx {
             return self.run_after_refusal(text, kind, open_on_server, mode, server);
         }
-        if matches!(self.tx, Tx::Failed) && self.router_runs(kind) {
+        let own = self.router_runs(kind) || is_named_by_parameter(kind, mode);
+        if matches!(self.tx, Tx::Failed) && own {
             return Err(Refusal::TransactionAborted);
         }
         match kind {
@@ -123,7 +124,7 @@ impl Session {
             | Kind::Rollback { .. }
             | Kind::Savepoint(_)
             | Kind::SetTransaction(_) => self.run_transaction(text, kind, mode, server),
-            _ if self.router_runs(kind) => self.run_own(text, kind, mode, server),
+            _ if own => self.run_own(text, kind, mode, server),
             _ => self.run_on_server(text, Self::effects(kind, text), mode, server),
         }
     }
@@ -136,7 +137,11 @@ impl Session {
         server: Option<&mut Server>,
     ) -> Result<Handled, Refusal> {
         match kind {
-            Kind::Set { .. } | Kind::Reset(_) | Kind::Show(_) | Kind::SetConfig { .. } => {
+            Kind::Show(_) => self.run_setting(kind, mode),
+            Kind::Set { .. } | Kind::Reset(_) | Kind::SetConfig { .. } => {
+                if !self.ready_to_switch(server) {
+                    return Ok(Handled::Later);
+                }
                 self.run_setting(kind, mode)
             }
             Kind::ResetAll => {
@@ -378,7 +383,8 @@ impl Session {
             }
         };
         frontend::put_execute(&mut server.output, "", 0);
-        self.note_in_flight(effects.contains(&Effect::End));
+        self.batch.ended = effects.contains(&Effect::End);
+        self.note_in_flight(self.batch.ended);
         self.expects.push(Expect::Execute { effects, withhold });
     }
 
@@ -501,6 +507,17 @@ fn definition(types: &[&[u8]], statement: &[u8]) -> String {
         format!("({}) ", types.join(", "))
     };
     format!("{list}AS {}", String::from_utf8_lossy(statement))
+}
+
+/// A call like `set_config($1, …)` whose portal the router kept because `$1` is a setting of its own.
+fn is_named_by_parameter(kind: &Kind<'_>, mode: &Mode) -> bool {
+    matches!(mode, Mode::Extended { .. })
+        && matches!(kind, Kind::SetConfig { calls, .. } if calls.iter().any(has_parameter_name))
+}
+
+/// Whether the call's setting is known only when its parameters are.
+pub(super) fn has_parameter_name(call: &SettingCall) -> bool {
+    matches!(call.name(), Arg::Param(_) | Arg::TypedParam(..))
 }
 
 fn names_tenantry(call: &SettingCall) -> bool {
