@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Flag, Sources};
 use crate::demo::DemoCommand;
+use crate::init::InitArgs;
 use crate::output::Format;
 use crate::shard::ShardCommand;
 use crate::tenant::TenantCommand;
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     /// Run the whole system on this machine, with real PostgreSQL servers
     #[command(subcommand)]
     Demo(DemoCommand),
+    /// Make an empty database the catalog of a new fleet
+    Init(InitArgs),
     /// Run a router: the data plane clients connect to
     Router(RouterArgs),
     /// Run the agent that looks after the shards

@@ -8,6 +8,7 @@ mod config_check;
 mod demo;
 mod doctor;
 mod exit;
+mod init;
 mod output;
 mod roles;
 mod shard;
@@ -51,6 +52,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let printer = Printer::new(cli.global.output);
     let sources = cli.sources();
     match cli.command {
+        Command::Init(args) => init::run(args, &sources, printer).await,
         Command::Router(_) => roles::router(sources).await,
         Command::Agent(_) => roles::agent(sources).await,
         Command::Rebalancer => roles::rebalancer(sources).await,

@@ -267,6 +267,43 @@ async fn adding_a_shard_moves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn init_makes_a_catalog_once() {
+    let fleet = Fleet::builder().shards(1).start().await.unwrap();
+    let server = fleet.catalog_server();
+    server.create_database("second").await.unwrap();
+    let url = server.url("second");
+    let run = |arguments: &[&str]| {
+        let mut command = tenantry(fleet.dir());
+        command.env("TENANTRY_CATALOG__URL", &url).args(arguments);
+        Ended::of(&mut command)
+    };
+    assert!(run(&["tenant", "list"]).fails(4).contains("tenantry init"));
+    run(&["init"]).fails(2);
+    for _ in 0..2 {
+        let made = run(&["init", "--tenant-key", "uuid", "--output", "json"]).json();
+        assert_eq!(
+            (&made["tenant_key"], &made["tenant_column"]),
+            (&json!("uuid"), &json!("tenant_id"))
+        );
+    }
+    assert!(
+        run(&["init", "--tenant-key", "bigint"])
+            .fails(4)
+            .contains("uuid")
+    );
+    let made = run(&["tenant", "create", "acorn", "--output", "json"]).json();
+    assert_eq!(
+        (made["id"].as_str().unwrap().len(), &made["shard"]),
+        (36, &Value::Null)
+    );
+    assert!(
+        run(&["tenant", "locate", "acorn"])
+            .fails(4)
+            .contains("ring is empty")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn doctor_is_content_with_a_healthy_fleet_and_names_what_is_wrong() {
     let fleet = Fleet::builder().shards(2).tenants(4).start().await.unwrap();
     let checks = json_of(&fleet, &["doctor"]);

@@ -132,7 +132,7 @@ impl CatalogError {
         match self {
             Self::Refused { hint, .. } => hint.as_deref(),
             Self::NotInitialised => {
-                Some("run `tenantry demo up`, or migrate and initialise this database first")
+                Some("`tenantry init` makes an empty database the catalog of a new fleet")
             }
             _ => None,
         }
