@@ -28,23 +28,23 @@ pub(crate) async fn try_on(
     server: &mut Server,
     settings: &Settings,
 ) -> Result<BTreeMap<String, String>, ReportedError> {
-    let applied = server.state.applied.take();
+    let applied = server.link.state.applied.take();
     let mut statements = match &applied {
         Some(applied) => applied.difference(settings),
         None => vec!["RESET ALL".to_owned()],
     };
     if applied.is_none() {
         statements.extend(Settings::default().difference(settings));
-        server.state.bound = crate::server::Bound::Unknown;
+        server.link.state.bound = crate::server::Bound::Unknown;
     }
     for text in &statements {
-        frontend::put_parse(&mut server.output, "", text, &[]);
-        frontend::put_bind(&mut server.output, "", "", &[], Format::Text);
-        frontend::put_execute(&mut server.output, "", 0);
+        frontend::put_parse(&mut server.link.output, "", text, &[]);
+        frontend::put_bind(&mut server.link.output, "", "", &[], Format::Text);
+        frontend::put_execute(&mut server.link.output, "", 0);
     }
-    frontend::put_sync(&mut server.output);
-    server.state.unnamed = None;
-    let output = server.output.split();
+    frontend::put_sync(&mut server.link.output);
+    server.link.state.unnamed = None;
+    let output = server.link.output.split();
     server
         .socket
         .write_all(&output)
@@ -53,8 +53,8 @@ pub(crate) async fn try_on(
     match until_ready(server).await? {
         Some(fields) => Err(ReportedError::Invalid(Box::new(fields))),
         None => {
-            server.state.applied = Some(settings.clone());
-            Ok(server.state.parameters.clone())
+            server.link.state.applied = Some(settings.clone());
+            Ok(server.link.state.parameters.clone())
         }
     }
 }
@@ -62,7 +62,7 @@ pub(crate) async fn try_on(
 async fn until_ready(server: &mut Server) -> Result<Option<ErrorFields>, ReportedError> {
     let mut error = None;
     loop {
-        while let Some(message) = Message::take(&mut server.input, LARGE_MESSAGE_LIMIT)
+        while let Some(message) = Message::take(&mut server.link.input, LARGE_MESSAGE_LIMIT)
             .map_err(|_| ReportedError::Broken)?
         {
             match message.tag {
@@ -73,7 +73,7 @@ async fn until_ready(server: &mut Server) -> Result<Option<ErrorFields>, Reporte
                 tag::PARAMETER_STATUS => {
                     let status = backend::parameter_status(message.body())
                         .map_err(|_| ReportedError::Broken)?;
-                    server.state.parameters.insert(
+                    server.link.state.parameters.insert(
                         String::from_utf8_lossy(status.name).into_owned(),
                         String::from_utf8_lossy(status.value).into_owned(),
                     );
@@ -82,7 +82,7 @@ async fn until_ready(server: &mut Server) -> Result<Option<ErrorFields>, Reporte
                 _ => {}
             }
         }
-        match server.socket.read_buf(&mut server.input).await {
+        match server.socket.read_buf(&mut server.link.input).await {
             Ok(0) | Err(_) => return Err(ReportedError::Broken),
             Ok(_) => {}
         }

@@ -31,7 +31,7 @@ pub(crate) async fn clean(mut lease: Lease, left: LeftBehind) {
         return;
     }
     let Some(server) = lease.server() else { return };
-    if !server.input.is_empty() || !server.output.is_empty() {
+    if !server.link.input.is_empty() || !server.link.output.is_empty() {
         return;
     }
     let script = script(server, left.cancelled);
@@ -55,10 +55,10 @@ fn script(server: &Server, cancelled: bool) -> Vec<&'static str> {
         // A signal that was on its way hits this instead of the next client's statement.
         script.push("");
     }
-    if server.state.status != TxStatus::Idle {
+    if server.link.state.status != TxStatus::Idle {
         script.push("ROLLBACK");
     }
-    if server.state.dirty {
+    if server.link.state.dirty {
         script.push("DISCARD ALL");
     }
     script
@@ -66,8 +66,8 @@ fn script(server: &Server, cancelled: bool) -> Vec<&'static str> {
 
 async fn run(server: &mut Server, script: &[&'static str]) -> Result<(), &'static str> {
     for text in script {
-        frontend::put_query(&mut server.output, text);
-        let output = server.output.split();
+        frontend::put_query(&mut server.link.output, text);
+        let output = server.link.output.split();
         server
             .socket
             .write_all(&output)
@@ -78,16 +78,16 @@ async fn run(server: &mut Server, script: &[&'static str]) -> Result<(), &'stati
             return Err("a cleaning statement failed");
         }
     }
-    if server.state.status != TxStatus::Idle {
+    if server.link.state.status != TxStatus::Idle {
         return Err("still in a transaction");
     }
-    server.state.transaction_ended(false);
-    server.state.unnamed = None;
-    if server.state.dirty {
-        server.state.dirty = false;
-        server.state.prepared.clear();
-        server.state.applied = Some(crate::session::Settings::default());
-        server.state.bound = Bound::Unknown;
+    server.link.state.transaction_ended(false);
+    server.link.state.unnamed = None;
+    if server.link.state.dirty {
+        server.link.state.dirty = false;
+        server.link.state.prepared.clear();
+        server.link.state.applied = Some(crate::session::Settings::default());
+        server.link.state.bound = Bound::Unknown;
         // The statement that binds is gone as well.
         return rebind(server).await;
     }
@@ -96,13 +96,13 @@ async fn run(server: &mut Server, script: &[&'static str]) -> Result<(), &'stati
 
 async fn rebind(server: &mut Server) -> Result<(), &'static str> {
     frontend::put_parse(
-        &mut server.output,
+        &mut server.link.output,
         crate::server::BIND_STATEMENT,
         crate::server::BIND_TEXT,
         &[],
     );
-    frontend::put_sync(&mut server.output);
-    let output = server.output.split();
+    frontend::put_sync(&mut server.link.output);
+    let output = server.link.output.split();
     server
         .socket
         .write_all(&output)
@@ -118,20 +118,20 @@ async fn rebind(server: &mut Server) -> Result<(), &'static str> {
 async fn until_ready(server: &mut Server) -> Result<bool, &'static str> {
     let mut failed = false;
     loop {
-        while let Some(message) =
-            Message::take(&mut server.input, LARGE_MESSAGE_LIMIT).map_err(|_| "lost framing")?
+        while let Some(message) = Message::take(&mut server.link.input, LARGE_MESSAGE_LIMIT)
+            .map_err(|_| "lost framing")?
         {
             match message.tag {
                 tag::ERROR => failed = true,
                 tag::READY_FOR_QUERY => {
-                    server.state.status = backend::ready_for_query(message.body())
+                    server.link.state.status = backend::ready_for_query(message.body())
                         .map_err(|_| "malformed ReadyForQuery")?;
                     return Ok(failed);
                 }
                 tag::PARAMETER_STATUS => {
                     let status = backend::parameter_status(message.body())
                         .map_err(|_| "malformed ParameterStatus")?;
-                    server.state.parameters.insert(
+                    server.link.state.parameters.insert(
                         String::from_utf8_lossy(status.name).into_owned(),
                         String::from_utf8_lossy(status.value).into_owned(),
                     );
@@ -139,7 +139,7 @@ async fn until_ready(server: &mut Server) -> Result<bool, &'static str> {
                 _ => {}
             }
         }
-        match server.socket.read_buf(&mut server.input).await {
+        match server.socket.read_buf(&mut server.link.input).await {
             Ok(0) | Err(_) => return Err("connection lost"),
             Ok(_) => {}
         }

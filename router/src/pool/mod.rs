@@ -337,7 +337,7 @@ impl Inner {
         let at = self
             .idle
             .iter()
-            .rposition(|server| server.state.bound == wanted);
+            .rposition(|server| server.link.state.bound == wanted);
         match at {
             Some(at) => Some(self.idle.remove(at)),
             None => self.idle.pop(),

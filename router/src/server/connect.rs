@@ -19,7 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, PreparedCache, Server, ServerState};
+use super::{
+    BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
+};
 use crate::session::Settings;
 
 /// How to log in to one shard.
@@ -235,11 +237,9 @@ impl Opening {
         let key = self
             .key
             .ok_or_else(|| ConnectError::Protocol("no BackendKeyData".to_owned()))?;
-        Ok(Server {
-            socket: self.socket,
+        let link = Link {
             input: BytesMut::new(),
             output: BytesMut::new(),
-            idle_since: Instant::now(),
             state: ServerState {
                 key,
                 identity,
@@ -255,6 +255,11 @@ impl Opening {
                 status: TxStatus::Idle,
                 dirty: false,
             },
+        };
+        Ok(Server {
+            socket: self.socket,
+            link,
+            idle_since: Instant::now(),
         })
     }
 

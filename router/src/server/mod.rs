@@ -91,15 +91,21 @@ impl ServerState {
     }
 }
 
-/// A connection and its buffers.
+/// What a session sees of a connection: its buffers and what is known of the other side. No socket.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) socket: TcpStream,
+pub(crate) struct Link {
     /// Bytes from the shard that no one has looked at yet.
     pub(crate) input: BytesMut,
     /// Bytes for the shard that are not written yet.
     pub(crate) output: BytesMut,
     pub(crate) state: ServerState,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) socket: TcpStream,
+    pub(crate) link: Link,
     pub(crate) idle_since: tokio::time::Instant,
 }
 
@@ -109,7 +115,7 @@ impl Server {
     /// socket has become readable.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut probe = [0_u8; 1];
-        self.input.is_empty()
+        self.link.input.is_empty()
             && matches!(
                 self.socket.try_read(&mut probe),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock

@@ -8,7 +8,7 @@ use tenantry_wire::{backend, frontend};
 use super::{Next, Session};
 use crate::Severity;
 use crate::error::Refusal;
-use crate::server::Server;
+use crate::server::Link;
 
 /// One client message, borrowed from the input buffer.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ pub(super) enum Handled {
 
 impl Session {
     /// Advances by one message, or by one statement of a multi-statement Query.
-    pub(crate) fn next(&mut self, input: &mut BytesMut, server: Option<&mut Server>) -> Next {
+    pub(crate) fn next(&mut self, input: &mut BytesMut, server: Option<&mut Link>) -> Next {
         if self.closing {
             return Next::Close;
         }
@@ -132,7 +132,7 @@ impl Session {
     fn client_message(
         &mut self,
         message: ClientMessage<'_>,
-        mut server: Option<&mut Server>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if self.copy_starting && message.tag != tag::TERMINATE {
             return Ok(Handled::Later);
@@ -194,7 +194,7 @@ impl Session {
     }
 
     /// Waits until the server has answered everything; asks for the answers if nothing else does.
-    pub(super) fn settle(&mut self, server: Option<&mut Server>) -> bool {
+    pub(super) fn settle(&mut self, server: Option<&mut Link>) -> bool {
         if self.settled() {
             return true;
         }
@@ -208,7 +208,7 @@ impl Session {
         false
     }
 
-    fn sync(&mut self, server: Option<&mut Server>) -> Result<Handled, Refusal> {
+    fn sync(&mut self, server: Option<&mut Link>) -> Result<Handled, Refusal> {
         if self.copy_in {
             return Ok(Handled::Done);
         }

@@ -11,7 +11,7 @@ use super::client::{ClientMessage, Handled};
 use super::special::Mode;
 use super::{Next, Session};
 use crate::error::Refusal;
-use crate::server::Server;
+use crate::server::Link;
 
 const ENTER_COPY_ROLE: &str = "SELECT pg_catalog.set_config('role', 'tenantry_copy', true)";
 pub(super) const LEAVE_COPY_ROLE: &str = "SELECT pg_catalog.set_config('role', 'none', true)";
@@ -23,7 +23,7 @@ impl Session {
         &mut self,
         text: &[u8],
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let Some(server) = server else {
             return Ok(self.acquire());
@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// Whether this message has no place in a COPY stream; if so, the COPY fails as it does in PostgreSQL.
-    pub(super) fn breaks_copy(&mut self, letter: u8, server: Option<&mut Server>) -> bool {
+    pub(super) fn breaks_copy(&mut self, letter: u8, server: Option<&mut Link>) -> bool {
         let fits = matches!(
             letter,
             tag::COPY_DATA
@@ -65,7 +65,7 @@ impl Session {
     }
 
     /// A piece of the stream, or its end. After an error the rest of the stream is dropped.
-    pub(super) fn copy_message(&mut self, message: ClientMessage<'_>, server: Option<&mut Server>) {
+    pub(super) fn copy_message(&mut self, message: ClientMessage<'_>, server: Option<&mut Link>) {
         if !self.copy_in {
             return;
         }
@@ -78,7 +78,7 @@ impl Session {
     }
 
     /// Passes on what has arrived of a CopyData larger than the buffer.
-    pub(super) fn pass_in(&mut self, input: &mut BytesMut, server: Option<&mut Server>) -> Next {
+    pub(super) fn pass_in(&mut self, input: &mut BytesMut, server: Option<&mut Link>) -> Next {
         let piece = input.len().min(self.passing_in);
         if piece == 0 {
             return Next::Wait;

@@ -125,7 +125,8 @@ impl Connection {
                 return None;
             }
             let server = lease.as_mut().and_then(Lease::server);
-            match self.session.next(&mut self.input, server) {
+            let link = server.map(|server| &mut server.link);
+            match self.session.next(&mut self.input, link) {
                 Next::More => {}
                 Next::Wait => {
                     if self.input.is_empty() {
@@ -158,7 +159,7 @@ impl Connection {
         let written = lease
             .as_mut()
             .and_then(Lease::server)
-            .is_some_and(|server| server.output.is_empty());
+            .is_some_and(|server| server.link.output.is_empty());
         if written && let Some(lease) = lease.take() {
             self.router.metrics.ran(self.session.take_counts());
             let cancelled = self.slot.detach().await;
@@ -199,7 +200,7 @@ impl Connection {
                 .set_home(lease.pool().map(|pool| pool.shard_id()));
         }
         if let Some(server) = lease.server() {
-            self.slot.attach(&server.state.key);
+            self.slot.attach(&server.link.state.key);
         }
         lease
     }
@@ -209,13 +210,13 @@ impl Connection {
         let Some(server) = lease.as_mut().and_then(Lease::server) else {
             return true;
         };
-        if server.input.is_empty() {
+        if server.link.input.is_empty() {
             return true;
         }
-        match self.session.on_server(server) {
+        match self.session.on_server(&mut server.link) {
             Ok(()) => {
-                if server.input.is_empty() {
-                    server.input = BytesMut::new();
+                if server.link.input.is_empty() {
+                    server.link.input = BytesMut::new();
                 }
                 true
             }
@@ -233,7 +234,7 @@ impl Connection {
         };
         // What arrived before the end still counts.
         if let Some(server) = gone.server()
-            && let Err(fault) = self.session.on_server(server)
+            && let Err(fault) = self.session.on_server(&mut server.link)
         {
             tracing::debug!(%fault, "last words of a server connection");
         }
@@ -265,7 +266,7 @@ impl Connection {
         let unfinished = self.session.is_unfinished();
         if unfinished && let Some(server) = lease.server() {
             // The server would work on for a client that is gone.
-            let key = server.state.key.clone();
+            let key = server.link.state.key.clone();
             if let Err(error) = crate::server::send_cancel(&key).await {
                 tracing::debug!(%error, "cancel for an abandoned statement did not arrive");
             }
@@ -312,15 +313,16 @@ impl Connection {
 
     fn poll_server(&mut self, server: &mut Server, io: &mut Io, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        let had_output = !server.output.is_empty();
-        match poll_write(&mut server.socket, &mut server.output, cx) {
+        let had_output = !server.link.output.is_empty();
+        match poll_write(&mut server.socket, &mut server.link.output, cx) {
             Ok(()) => {
-                progress |= had_output && server.output.is_empty() && self.session.is_releasable()
+                progress |=
+                    had_output && server.link.output.is_empty() && self.session.is_releasable()
             }
             Err(_) => io.server_closed = true,
         }
         if self.session.output.len() <= HIGH_WATER {
-            match poll_read(&mut server.socket, &mut server.input, cx) {
+            match poll_read(&mut server.socket, &mut server.link.input, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => io.server_closed = true,
                 Poll::Ready(Ok(_)) => progress = true,
                 Poll::Pending => {}

@@ -16,7 +16,7 @@ use super::special::{Mode, has_parameter_name};
 use super::statements::{ClientStatement, Portal, StatementRole};
 use super::{Session, Tx};
 use crate::error::Refusal;
-use crate::server::{PreparedKey, Server, Source};
+use crate::server::{Link, PreparedKey, Source};
 
 const TEXT_OID: u32 = 25;
 const BOOL_OID: u32 = 16;
@@ -31,7 +31,7 @@ impl Session {
     pub(super) fn parse(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let parse = Parse::decode(message.body).map_err(malformed)?;
         let kind = sql::classify(parse.text, self.scs());
@@ -78,7 +78,7 @@ impl Session {
         message: ClientMessage<'_>,
         parse: Parse<'_>,
         role: StatementRole,
-        server: &mut Server,
+        server: &mut Link,
     ) {
         let generation = self.statements.next_generation();
         self.statements.insert(
@@ -104,7 +104,7 @@ impl Session {
         name: Bytes,
         parse: Parse<'_>,
         role: StatementRole,
-        server: &mut Server,
+        server: &mut Link,
     ) {
         let prepared = self.shared.registry.intern(PreparedKey {
             source: Source::Protocol {
@@ -144,7 +144,7 @@ impl Session {
     pub(super) fn bind(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let bind = Bind::decode(message.body).map_err(malformed)?;
         let Some(mut statement) = self.statements.find(bind.statement).cloned() else {
@@ -243,7 +243,7 @@ impl Session {
     }
 
     /// Parses the client's unnamed statement on a connection that holds another one.
-    fn ensure_unnamed(&mut self, statement: &ClientStatement, server: &mut Server) {
+    fn ensure_unnamed(&mut self, statement: &ClientStatement, server: &mut Link) {
         let ClientStatement::Unnamed {
             text,
             types,
@@ -264,7 +264,7 @@ impl Session {
     pub(super) fn describe(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let target = Target::decode(message.body).map_err(malformed)?;
         if target.kind == TargetKind::Portal {
@@ -327,7 +327,7 @@ impl Session {
     pub(super) fn execute(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let execute = Execute::decode(message.body).map_err(malformed)?;
         let effects = match self.statements.portal(execute.portal) {
@@ -346,7 +346,7 @@ impl Session {
     fn execute_own(
         &mut self,
         portal: &[u8],
-        mut server: Option<&mut Server>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if !self.settle(server.as_deref_mut()) {
             return Ok(Handled::Later);
@@ -379,7 +379,7 @@ impl Session {
     pub(super) fn close(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let target = Target::decode(message.body).map_err(malformed)?;
         match target.kind {
@@ -412,7 +412,7 @@ impl Session {
     fn forward_extended(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
         expect: Expect,
     ) -> Result<Handled, Refusal> {
         let Some(server) = self.ready_server(server)? else {
@@ -428,8 +428,8 @@ impl Session {
     /// refused transaction must first settle.
     fn ready_server<'s>(
         &mut self,
-        server: Option<&'s mut Server>,
-    ) -> Result<Option<&'s mut Server>, Refusal> {
+        server: Option<&'s mut Link>,
+    ) -> Result<Option<&'s mut Link>, Refusal> {
         if matches!(self.tx, Tx::FailedHere { .. }) {
             if !self.settle(server) {
                 return Ok(None);
@@ -451,7 +451,7 @@ impl Session {
         }
     }
 
-    fn begin_batch(&mut self, server: &mut Server) {
+    fn begin_batch(&mut self, server: &mut Link) {
         self.begin_implicit();
         self.prepare_server(server);
         self.batch.forwarded = true;

@@ -12,11 +12,11 @@ use tenantry_wire::sql::{self, Isolation, Kind};
 
 use super::expect::Expect;
 use super::{Session, Settings, Tx};
-use crate::server::{BIND_STATEMENT, Bound, Prepared, PreparedKey, Server, ServerState, Source};
+use crate::server::{BIND_STATEMENT, Bound, Link, Prepared, PreparedKey, ServerState, Source};
 
 impl Session {
     /// Sends what is missing; answers whether anything was.
-    pub(super) fn prepare_server(&mut self, server: &mut Server) -> bool {
+    pub(super) fn prepare_server(&mut self, server: &mut Link) -> bool {
         if matches!(self.tx, Tx::Failed) {
             return false;
         }
@@ -35,7 +35,7 @@ impl Session {
     /// If a batch fails, what its prologue set is undone: a batch behind it that was sent on the
     /// strength of that would run for the connection's earlier tenant. And a prologue is only sent
     /// where the next ReadyForQuery is its own.
-    pub(super) fn awaits_proof(&self, server: Option<&Server>) -> bool {
+    pub(super) fn awaits_proof(&self, server: Option<&Link>) -> bool {
         self.expects.has_ready()
             && (self.unproven || server.is_some_and(|server| self.needs_prologue(&server.state)))
     }
@@ -51,7 +51,7 @@ impl Session {
             || server.bound != Bound::Known(self.state.tenant())
     }
 
-    fn open_transaction(&mut self, server: &mut Server) {
+    fn open_transaction(&mut self, server: &mut Link) {
         let Tx::Deferred { prologue } = &mut self.tx else {
             return;
         };
@@ -95,7 +95,7 @@ impl Session {
         }
     }
 
-    fn leave_copy_role(&mut self, server: &mut Server) {
+    fn leave_copy_role(&mut self, server: &mut Link) {
         if server.state.copy_role {
             let prepared = self.internal(super::copy::LEAVE_COPY_ROLE);
             self.run_hidden_prepared(server, &prepared);
@@ -103,7 +103,7 @@ impl Session {
         }
     }
 
-    fn apply_settings(&mut self, server: &mut Server) {
+    fn apply_settings(&mut self, server: &mut Link) {
         let wanted = self.state.settings().clone();
         let statements = match &server.state.applied {
             Some(applied) if applied.hash() == wanted.hash() => return,
@@ -122,7 +122,7 @@ impl Session {
         server.state.applied_in_transaction = true;
     }
 
-    fn bind_tenant(&mut self, server: &mut Server) {
+    fn bind_tenant(&mut self, server: &mut Link) {
         let tenant = self.state.tenant();
         if server.state.bound == Bound::Known(tenant) {
             return;
@@ -168,7 +168,7 @@ impl Session {
     }
 
     /// Sends a Parse unless the connection holds the statement already.
-    pub(super) fn prepare_on(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
+    pub(super) fn prepare_on(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
         if server.state.prepared.touch(prepared) {
             return;
         }
@@ -187,14 +187,14 @@ impl Session {
     }
 
     /// Notes that the connection will hold the statement, closing another one if it holds too many.
-    pub(super) fn hold(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
+    pub(super) fn hold(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
         if let Some(evicted) = server.state.prepared.insert(Arc::clone(prepared)) {
             frontend::put_close(&mut server.output, TargetKind::Statement, &evicted.name);
             self.expects.push(Expect::HiddenClose(evicted));
         }
     }
 
-    pub(super) fn run_hidden_prepared(&mut self, server: &mut Server, prepared: &Arc<Prepared>) {
+    pub(super) fn run_hidden_prepared(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
         self.prepare_on(server, prepared);
         frontend::put_bind(&mut server.output, "", &prepared.name, &[], Format::Text);
         frontend::put_execute(&mut server.output, "", 0);
@@ -203,7 +203,7 @@ impl Session {
     }
 
     /// For texts that are too varied to keep; takes the place of the unnamed statement.
-    pub(super) fn run_hidden_unnamed(&mut self, server: &mut Server, text: &[u8]) {
+    pub(super) fn run_hidden_unnamed(&mut self, server: &mut Link, text: &[u8]) {
         frontend::put_parse(&mut server.output, "", text, &[]);
         frontend::put_bind(&mut server.output, "", "", &[], Format::Text);
         frontend::put_execute(&mut server.output, "", 0);

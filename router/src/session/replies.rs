@@ -10,7 +10,7 @@ use tenantry_wire::tag::backend as tag;
 
 use super::expect::{Effect, Expect, Skipped};
 use super::{Batch, Session, Tx};
-use crate::server::{Bound, Server, ServerState};
+use crate::server::{Bound, Link, ServerState};
 
 /// Why a server connection cannot be used any longer.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub(crate) enum ServerFault {
 
 impl Session {
     /// Takes everything that has arrived from the server.
-    pub(crate) fn on_server(&mut self, server: &mut Server) -> Result<(), ServerFault> {
+    pub(crate) fn on_server(&mut self, server: &mut Link) -> Result<(), ServerFault> {
         loop {
             if self.passing > 0 {
                 let piece = server.input.len().min(self.passing);
@@ -61,7 +61,7 @@ impl Session {
     }
 
     /// Passes on the run of whole rows at the front of the input, in one piece.
-    fn pass_rows(&mut self, server: &mut Server) -> Result<(), ServerFault> {
+    fn pass_rows(&mut self, server: &mut Link) -> Result<(), ServerFault> {
         let show = self.shows_replies();
         let mut run = 0;
         while let Some(head) = peek(&server.input[run..])? {
@@ -84,7 +84,7 @@ impl Session {
         &mut self,
         letter: u8,
         message: &Bytes,
-        server: &mut Server,
+        server: &mut Link,
     ) -> Result<(), ServerFault> {
         let body = &message[HEAD_LEN..];
         match letter {
@@ -172,11 +172,7 @@ impl Session {
         }
     }
 
-    fn command_completed(
-        &mut self,
-        message: &Bytes,
-        server: &mut Server,
-    ) -> Result<(), ServerFault> {
+    fn command_completed(&mut self, message: &Bytes, server: &mut Link) -> Result<(), ServerFault> {
         let command = backend::command_complete(&message[HEAD_LEN..])
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         match self.expects.front_mut() {
@@ -285,7 +281,7 @@ impl Session {
         Ok(())
     }
 
-    fn server_ready(&mut self, body: &[u8], server: &mut Server) -> Result<(), ServerFault> {
+    fn server_ready(&mut self, body: &[u8], server: &mut Link) -> Result<(), ServerFault> {
         let status = backend::ready_for_query(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         server.state.status = status;
@@ -352,7 +348,7 @@ impl Session {
         }
     }
 
-    fn server_error(&mut self, message: &Bytes, server: &mut Server) -> Result<(), ServerFault> {
+    fn server_error(&mut self, message: &Bytes, server: &mut Link) -> Result<(), ServerFault> {
         let body = &message[HEAD_LEN..];
         let fields = backend::ErrorFields::decode(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;

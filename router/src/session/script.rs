@@ -15,7 +15,7 @@ use super::client::Handled;
 use super::expect::Expect;
 use super::special::Mode;
 use crate::error::Refusal;
-use crate::server::Server;
+use crate::server::Link;
 
 /// What is left of the Query.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Session {
     /// Runs the next statement, or ends the Query.
     pub(super) fn script_step(
         &mut self,
-        mut server: Option<&mut Server>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if !self.settle(server.as_deref_mut()) {
             return Ok(Handled::Later);
@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// ReadyForQuery: the server's, if it has run anything.
-    fn finish_script(&mut self, server: Option<&mut Server>) {
+    fn finish_script(&mut self, server: Option<&mut Link>) {
         match server {
             Some(server) if self.sync_owed => self.send_owed_sync(server),
             _ => {
@@ -114,7 +114,7 @@ impl Session {
     }
 
     /// The Sync that ends the server's part of a simple Query run by extended protocol.
-    pub(super) fn send_owed_sync(&mut self, server: &mut Server) {
+    pub(super) fn send_owed_sync(&mut self, server: &mut Link) {
         if self.batch.abort {
             frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
             self.expects.push(Expect::HiddenAbort);

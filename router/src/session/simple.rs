@@ -8,13 +8,13 @@ use super::expect::{Effect, Expect};
 use super::script::Script;
 use super::{Session, Tx};
 use crate::error::Refusal;
-use crate::server::Server;
+use crate::server::Link;
 
 impl Session {
     pub(super) fn query(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let text = frontend::query_text(message.body).map_err(|error| Refusal::Protocol {
             message: error.to_string(),
@@ -77,7 +77,7 @@ impl Session {
     fn forward_query(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
         effects: Vec<(usize, Effect)>,
     ) -> Result<Handled, Refusal> {
         let Some(server) = server else {
@@ -104,7 +104,7 @@ impl Session {
     pub(super) fn function_call(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if matches!(self.tx, Tx::FailedHere { .. }) {
             if !self.settle(server) {

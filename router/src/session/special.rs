@@ -12,7 +12,7 @@ use super::state::Assigned;
 use super::{Session, Tx};
 use crate::Severity;
 use crate::error::Refusal;
-use crate::server::{PreparedKey, Server, Source};
+use crate::server::{Link, PreparedKey, Source};
 
 /// By which protocol a statement came.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Session {
         text: &[u8],
         kind: &Kind<'_>,
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if let Tx::FailedHere { open_on_server, .. } = self.tx {
             return self.run_after_refusal(text, kind, open_on_server, mode, server);
@@ -134,7 +134,7 @@ impl Session {
         text: &[u8],
         kind: &Kind<'_>,
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         match kind {
             Kind::Show(_) => self.run_setting(kind, mode),
@@ -216,7 +216,7 @@ impl Session {
         text: &[u8],
         kind: &Kind<'_>,
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let owned = || String::from_utf8_lossy(text).into_owned();
         match (kind, &mut self.tx) {
@@ -280,7 +280,7 @@ impl Session {
         kind: &Kind<'_>,
         open_on_server: bool,
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         match kind {
             Kind::Commit { chain } | Kind::Rollback { chain } if open_on_server => {
@@ -342,7 +342,7 @@ impl Session {
         text: &[u8],
         effects: Vec<Effect>,
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let Some(server) = server else {
             return Ok(self.acquire());
@@ -362,7 +362,7 @@ impl Session {
         text: &[u8],
         effects: Vec<Effect>,
         mode: &Mode,
-        server: &mut Server,
+        server: &mut Link,
     ) {
         self.note_statement(text);
         frontend::put_parse(&mut server.output, "", text, &[]);
@@ -391,7 +391,7 @@ impl Session {
     fn discard(
         &mut self,
         target: DiscardTarget,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let tag = match target {
             DiscardTarget::All => {
@@ -422,7 +422,7 @@ impl Session {
         name: &str,
         definition: String,
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if self.statements.find(name.as_bytes()).is_some() {
             return Err(Refusal::DuplicateStatement {
@@ -463,7 +463,7 @@ impl Session {
         name: &str,
         arguments: &[u8],
         mode: &Mode,
-        server: Option<&mut Server>,
+        server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let Some(prepared) = self.statements.prepared(name.as_bytes()) else {
             return Err(Refusal::UnknownStatement {

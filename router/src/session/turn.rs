@@ -9,11 +9,11 @@ use tenantry_wire::frontend;
 
 use super::expect::Expect;
 use super::{Session, Tx};
-use crate::server::Server;
+use crate::server::Link;
 
 impl Session {
     /// Makes the server finish what it was sent, by a Sync that the client does not see.
-    pub(super) fn come_to_rest(&mut self, mut server: Option<&mut Server>) -> bool {
+    pub(super) fn come_to_rest(&mut self, mut server: Option<&mut Link>) -> bool {
         if !self.settle(server.as_deref_mut()) {
             return false;
         }
@@ -33,7 +33,7 @@ impl Session {
 
     /// Before the tenant is set: a transaction that will begin anew elsewhere must be at rest, or
     /// its connection cannot be given up.
-    pub(super) fn ready_to_switch(&mut self, server: Option<&mut Server>) -> bool {
+    pub(super) fn ready_to_switch(&mut self, server: Option<&mut Link>) -> bool {
         let restartable = matches!(
             self.tx,
             Tx::Open {
