@@ -3,7 +3,13 @@
 //! Attacker and victim share one shard and a pool of two server connections, so that whatever one session leaves
 //! behind on a connection is there for the other to find.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 mod common;
 
@@ -70,7 +76,7 @@ impl Routed {
     }
 
     /// Attacked by the service role, bound to one tenant by its connection.
-    fn as_service(mut self) -> Self {
+    fn attacked_by_service(mut self) -> Self {
         self.users = [0, 1].map(|index| format!("shop.{}", self.ids[index]));
         self
     }
@@ -153,7 +159,7 @@ async fn every_attack_of_a_tenant_role_fails_in_a_uuid_fleet() {
 /// The service role may switch: what it says to the router about its tenant is no forgery.
 #[tokio::test]
 async fn every_attack_of_a_bound_service_role_fails() {
-    let arena = Routed::start(TenantKey::Bigint).await.as_service();
+    let arena = Routed::start(TenantKey::Bigint).await.attacked_by_service();
     let switches = |attack: &Attack| {
         matches!(attack.expect, Expect::Forged(_))
             || attack.name == "forge: prepared statement across a rebind"

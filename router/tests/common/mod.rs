@@ -5,7 +5,8 @@
     missing_docs,
     unreachable_pub,
     clippy::unwrap_used,
-    clippy::expect_used
+    clippy::expect_used,
+    clippy::print_stdout
 )]
 
 pub mod probe;
