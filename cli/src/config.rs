@@ -1,8 +1,8 @@
 //! Layered configuration: flag, then environment, then file, then default.
 //!
-//! [`Settings::read`] is the only list of settings there is: reading a setting declares its key, default and secrecy, so
-//! nothing can be read that `config check` does not show, and whatever no line reads is an unknown key. Reading goes on past a bad value, because
-//! an operator wants every mistake of a file at once.
+//! [`Settings::read`] is the only list of settings there is: reading a setting declares its key, default and secrecy,
+//! so nothing can be read that `config check` does not show, and whatever no line reads is an unknown key. Reading
+//! goes on past a bad value, because an operator wants every mistake of a file at once.
 
 mod layers;
 mod reader;

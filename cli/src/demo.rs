@@ -1,8 +1,8 @@
 //! `tenantry demo`: the whole system on one machine, with real PostgreSQL servers and made-up stores.
 //!
-//! One process runs every role and owns the servers, so that ending it, in whatever way, ends all of them. The directory
-//! keeps the data; a later `demo up` goes on where the last one stopped. Nothing outside the directory is written, and nothing
-//! but this machine can connect.
+//! One process runs every role and owns the servers, so that ending it, in whatever way, ends all of them. The
+//! directory keeps the data; a later `demo up` goes on where the last one stopped. Nothing outside the directory is
+//! written, and nothing but this machine can connect.
 
 mod args;
 mod banner;
@@ -28,8 +28,8 @@ use crate::output::Printer;
 
 /// Runs `tenantry demo …`.
 ///
-/// It reads no configuration, so that a file or a variable meant for the real fleet cannot reach into it. `log` is the filter given
-/// on the command line.
+/// It reads no configuration, so that a file or a variable meant for the real fleet cannot reach into it. `log` is
+/// the filter given on the command line.
 pub(crate) async fn run(
     command: DemoCommand,
     log: Option<&str>,

@@ -1,7 +1,7 @@
 //! `tenantry doctor`: is the fleet as it should be?
 //!
-//! Every check that can run does run, whatever the ones before it said; each says what it looked at, and what to do when it is
-//! not content. Nothing is changed.
+//! Every check that can run does run, whatever the ones before it said; each says what it looked at, and what to do
+//! when it is not content. Nothing is changed.
 
 mod owners;
 

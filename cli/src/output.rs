@@ -65,8 +65,8 @@ pub(crate) struct Printer {
 }
 
 impl Printer {
-    /// A printer for `format`. Tables fit the terminal and have colour on one only, and never when `NO_COLOR` is set and not
-    /// empty.
+    /// A printer for `format`. Tables fit the terminal and have colour on one only, and never when `NO_COLOR` is set
+    /// and not empty.
     pub(crate) fn new(format: Format) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let terminal = io::stdout().is_terminal();

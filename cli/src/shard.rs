@@ -87,8 +87,8 @@ async fn add(
     printer.one(&ShardView::from(shard))
 }
 
-/// Gives the shard keys and passwords of its own unless the file has some. This comes before the catalog learns of the shard, because
-/// routers and agents look for them the moment it does.
+/// Gives the shard keys and passwords of its own unless the file has some. This comes before the catalog learns of
+/// the shard, because routers and agents look for them the moment it does.
 async fn ensure_secrets(catalog: &Catalog, path: &Path, new: &NewShard) -> Result<(), Failure> {
     let unusable = || "the shard's secrets cannot be kept".to_owned();
     let mut secrets = SecretsFile::load(path).explain(unusable)?;

@@ -9,8 +9,8 @@ use crate::output::note;
 /// Exit status of a process that gave up waiting on a second signal: 128 plus SIGINT's number, as shells report it.
 const INTERRUPTED: i32 = 130;
 
-/// A token cancelled by the first SIGINT or SIGTERM. A second one ends the process at once, for whoever does not want to wait
-/// for the drain.
+/// A token cancelled by the first SIGINT or SIGTERM. A second one ends the process at once, for whoever does not want
+/// to wait for the drain.
 pub(crate) fn on_signal() -> Result<CancellationToken, Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

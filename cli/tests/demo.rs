@@ -166,7 +166,8 @@ fn wait_until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// A second shard on the first one's server, and a tenant that lives there: bootstrapped, admitted and served by what runs.
+/// A second shard on the first one's server, and a tenant that lives there: bootstrapped, admitted and served by what
+/// runs.
 async fn add_a_shard(site: &Site, descriptor: &Value) {
     let config = site.demo().join("tenantry.toml");
     let tenantry = |arguments: &[&str]| {

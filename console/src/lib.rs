@@ -1,11 +1,11 @@
 //! The console: the operators' HTTP API (`/v1`) and the dashboards.
 //!
-//! It reads and writes the catalog and nothing else. It is never on the data path, holds no state that is not in
-//! the catalog, and may be stopped at any time without a query noticing. Whatever it can do the command line can do too,
+//! It reads and writes the catalog and nothing else. It is never on the data path, holds no state that is not in the
+//! catalog, and may be stopped at any time without a query noticing. Whatever it can do the command line can do too,
 //! through the same catalog client.
 //!
-//! This version serves no requests: [`run`] holds the role's place in the process tree and does not open its address, so that a
-//! health check of it fails rather than pretends.
+//! This version serves no requests: [`run`] holds the role's place in the process tree and does not open its address,
+//! so that a health check of it fails rather than pretends.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,13 +1,14 @@
 //! The rebalancer: moves tenants between shards while they are in use, and isolates a hot tenant on a dedicated shard
 //! while it is hot.
 //!
-//! It is the only part that changes where a tenant lives. It reads placement and pins from the catalog, plans moves without
-//! side effects, and drives each through a state machine whose every transition is committed to the catalog before it is acted upon, so
-//! that a process killed at any step is resumed by the next one. It connects to shards directly, with a role of
-//! its own, and never through the router; the router learns of a move from the catalog's change log like of any
-//! other change.
+//! It is the only part that changes where a tenant lives. It reads placement and pins from the catalog, plans moves
+//! without side effects, and drives each through a state machine whose every transition is committed to the catalog
+//! before it is acted upon, so that a process killed at any step is resumed by the next one. It connects to shards
+//! directly, with a role of its own, and never through the router; the router learns of a move from the catalog's
+//! change log like of any other change.
 //!
-//! This version schedules no moves: a tenant stays where its pin or the ring puts it. [`run`] holds the role's place in the process tree.
+//! This version schedules no moves: a tenant stays where its pin or the ring puts it. [`run`] holds the role's place
+//! in the process tree.
 
 use std::fmt;
 

@@ -67,8 +67,8 @@ fn file(sources: &Sources) -> Result<Option<PathBuf>, Failure> {
         .find(|path| path.is_file()))
 }
 
-/// `TENANTRY_ROUTER__LISTEN` is `router.listen`. A name without `__` keeps its underscores and so ends up an unknown key
-/// rather than a setting silently not made.
+/// `TENANTRY_ROUTER__LISTEN` is `router.listen`. A name without `__` keeps its underscores and so ends up an unknown
+/// key rather than a setting silently not made.
 fn environment(
     variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
 ) -> impl Iterator<Item = Entry> {

@@ -32,7 +32,8 @@ pub(crate) struct PlaceArgs {
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
-    /// First port: the router listens here, HTTP on +1, the catalog on +10, shards from +11 [default: 6432, later what it was]
+    /// First port: the router listens here, HTTP on +1, the catalog on +10, shards from +11 [default: 6432, later
+    /// what it was]
     #[arg(long, value_name = "PORT")]
     pub(crate) port_base: Option<u16>,
     /// Shards beside one spare [default: 4, later what it was]

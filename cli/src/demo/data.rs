@@ -1,4 +1,5 @@
-//! Writes the stores' rows: each shard gets those of the tenants placed on it, all shards at a time, each in one transaction.
+//! Writes the stores' rows: each shard gets those of the tenants placed on it, all shards at a time, each in one
+//! transaction.
 
 use std::collections::BTreeMap;
 

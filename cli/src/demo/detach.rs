@@ -15,7 +15,8 @@ use crate::exit::{Exit, Explain, Failure};
 use crate::output::{Printer, note};
 use crate::shutdown;
 
-/// Longest wait for a demo to become ready. A first start takes seconds; a slow machine with thousands of stores, minutes.
+/// Longest wait for a demo to become ready. A first start takes seconds; a slow machine with thousands of stores,
+/// minutes.
 const READY_MAX: Duration = Duration::from_secs(300);
 
 /// Between looks at the descriptor.
@@ -81,7 +82,8 @@ fn spawn(args: &UpArgs, filter: Option<&str>, place: &Place) -> Result<Child, Fa
         .explain(|| "the background process could not be started".to_owned())
 }
 
-/// Waits until the child has published its descriptor. A child that ends instead hands over its exit code and last words.
+/// Waits until the child has published its descriptor. A child that ends instead hands over its exit code and last
+/// words.
 async fn wait_ready(
     child: &mut Child,
     place: &Place,

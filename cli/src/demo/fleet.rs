@@ -21,8 +21,8 @@ pub(super) const SHARD_DATABASE: &str = "shop";
 /// Name of the catalog's server.
 const CATALOG: &str = "catalog";
 
-/// Settings of each server. Six of them share a laptop: less memory than one alone would take, and connections for the router,
-/// the agent and a curious operator.
+/// Settings of each server. Six of them share a laptop: less memory than one alone would take, and connections for
+/// the router, the agent and a curious operator.
 const SERVER_SETTINGS: &[(&str, &str)] = &[
     ("shared_buffers", "64MB"),
     ("max_connections", "120"),
@@ -64,8 +64,8 @@ impl Servers {
     ) -> Result<Self, Failure> {
         prepare(place)?;
         let plans = shard_plans(shards);
-        // One password for all, so that the agent can bootstrap whatever shard is added to one of them. Servers that exist
-        // keep the one they were made with.
+        // One password for all, so that the agent can bootstrap whatever shard is added to one of them. Servers that
+        // exist keep the one they were made with.
         let password = Password::generate();
         let options =
             |name: &str, port| options(place, name, port).superuser_password(password.expose());

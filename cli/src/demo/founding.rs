@@ -1,5 +1,5 @@
-//! What a demo's first start writes into the catalog: shards, client roles, stores. A later start only tells the catalog of
-//! changed ports.
+//! What a demo's first start writes into the catalog: shards, client roles, stores. A later start only tells the
+//! catalog of changed ports.
 
 use tenantry_cluster::Server;
 use tenantry_schema::catalog::{Catalog, NewShard};

@@ -1,8 +1,8 @@
 //! The demo's directory: what is in it, who may use it, and how it goes away.
 //!
-//! Two files carry the rules. `demo-state.json` says that the directory belongs to a demo, which is what purging insists on, and
-//! what the demo was created with. `demo.lock` is locked by the process that runs the demo for as long as it lives, so that
-//! "is it running" never trusts a process id that may have been reused.
+//! Two files carry the rules. `demo-state.json` says that the directory belongs to a demo, which is what purging
+//! insists on, and what the demo was created with. `demo.lock` is locked by the process that runs the demo for as
+//! long as it lives, so that "is it running" never trusts a process id that may have been reused.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};

@@ -20,7 +20,8 @@ pub(super) async fn run(
     printer: Printer,
 ) -> Result<Exit, Failure> {
     if args.background {
-        // A session of its own, so that closing the terminal does not reach it. Fails only for a process that leads one.
+        // A session of its own, so that closing the terminal does not reach it. Fails only for a process that leads
+        // one.
         let _ = rustix::process::setsid();
     }
     // In the foreground the steps of the start are told anyway; only what goes wrong is added to them.
@@ -42,7 +43,8 @@ pub(super) async fn run(
     outcome
 }
 
-/// What to run: what was asked for, else what the demo was made with, else the defaults. Only the ports may change later.
+/// What to run: what was asked for, else what the demo was made with, else the defaults. Only the ports may change
+/// later.
 fn settle(args: &UpArgs, saved: Option<State>) -> Result<State, Failure> {
     let Some(saved) = saved.filter(|saved| saved.complete) else {
         return Ok(State {

@@ -1,7 +1,7 @@
 //! Do the shards agree with the catalog about who lives where?
 //!
-//! A shard serves a tenant only if it has an active owner row for it. So each placed tenant must have exactly one, on its shard
-//! and with its epoch; an active row anywhere else is a tenant that could be served from two places.
+//! A shard serves a tenant only if it has an active owner row for it. So each placed tenant must have exactly one, on
+//! its shard and with its epoch; an active row anywhere else is a tenant that could be served from two places.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;

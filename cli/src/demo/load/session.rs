@@ -99,8 +99,8 @@ impl Session {
         Ok(cart)
     }
 
-    /// A cart turned into a paid order. Inventory rows are taken in order of id, so that shoppers never deadlock; what runs
-    /// out is restocked, or a long run would end in refusals.
+    /// A cart turned into a paid order. Inventory rows are taken in order of id, so that shoppers never deadlock;
+    /// what runs out is restocked, or a long run would end in refusals.
     async fn check_out(&mut self, rng: &mut StdRng) -> Result<(), Error> {
         let cart = self.fill_cart(rng).await?;
         self.query(Sql::TakeStock, &[&cart]).await?;

@@ -1,5 +1,5 @@
--- Writes the rows of the stores in demo_store. Ids count from 1 in each store; what the store itself creates later gets its ids
--- from tenantry.next_id(), which are larger. Amounts are minor units of the store's currency.
+-- Writes the rows of the stores in demo_store. Ids count from 1 in each store; what the store itself creates later
+-- gets its ids from tenantry.next_id(), which are larger. Amounts are minor units of the store's currency.
 
 INSERT INTO stores (tenant_id, id, name, email, currency, locale, timezone, next_order_number, metafields, created_at)
 SELECT s.id, 1, s.name, 'hello@' || s.slug || '.example',
