@@ -8,10 +8,11 @@ use std::sync::Arc;
 use tenantry_schema::directory::TenantRecord;
 use tenantry_schema::fleet::{Fleet, Role, RoleKind};
 use tenantry_schema::tenant::{TenantId, TenantState};
+use tenantry_wire::encoding;
 use tenantry_wire::startup::{StartupParams, parse_options};
 
 use crate::error::Refusal;
-use crate::session::{Assigned, Settings};
+use crate::session::{Assigned, Settings, unsafe_encoding};
 
 const TENANT: &str = "tenantry.tenant";
 const BY_OPTIONS: &str = "options";
@@ -112,6 +113,9 @@ impl Claim {
         let name = name.to_ascii_lowercase().replace('-', "_");
         match name.as_str() {
             TENANT => self.name(fleet, source, &value),
+            "client_encoding" if !encoding::is_ascii_safe(&value) => {
+                return Err(unsafe_encoding());
+            }
             "role" | "session_authorization" => {
                 return Err(Refusal::NotPermitted {
                     what: "another role",

@@ -350,3 +350,24 @@ async fn settings_follow_the_client_and_never_reach_another() {
     let refused = RawClient::login(setup.address, &wrong).await.unwrap_err();
     assert_eq!(refused.refusal().unwrap().code, "22023");
 }
+
+#[tokio::test]
+async fn encodings_that_could_hide_a_quote_are_refused() {
+    let setup = setup().await;
+    for encoding in ["SJIS", "GBK", "big5"] {
+        let login = setup.login("shop").parameter("client_encoding", encoding);
+        let refused = RawClient::login(setup.address, &login).await.unwrap_err();
+        assert_eq!(refused.refusal().unwrap().code, "0A000", "{encoding}");
+    }
+    let mut client = setup.raw_for(0).await;
+    for text in [
+        "SET client_encoding TO 'SJIS'",
+        "SET NAMES 'GB18030'",
+        "SELECT set_config('client_encoding', 'GBK', false)",
+        "SELECT 1, set_config('client_encoding', 'S' || 'JIS', false)",
+    ] {
+        assert_eq!(ask(&mut client, text).await, "0A000 UNSUPPORTED", "{text}");
+    }
+    assert_eq!(ask(&mut client, "SET NAMES 'LATIN1'").await, "");
+    assert_eq!(ask(&mut client, "SHOW client_encoding").await, "LATIN1");
+}

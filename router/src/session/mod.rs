@@ -10,6 +10,7 @@
 
 mod client;
 mod copy;
+mod describe;
 pub(crate) mod driver;
 mod expect;
 mod extended;
@@ -20,10 +21,12 @@ mod router_settings;
 mod script;
 mod simple;
 mod special;
+mod sql_statements;
 mod state;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod transactions;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -35,6 +38,7 @@ use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, TxStatus};
 
+pub(crate) use self::special::unsafe_encoding;
 pub(crate) use self::state::{Assigned, Settings};
 
 use self::expect::{Expect, Expects};

@@ -2,17 +2,18 @@
 
 use bytes::Bytes;
 use tenantry_wire::backend::{self, ErrorFields};
+use tenantry_wire::encoding;
 use tenantry_wire::frontend::{self, Format, TargetKind};
 use tenantry_wire::sql::{self, Arg, DiscardTarget, Kind, SetValue, SettingCall};
-use tenantry_wire::sqlstate;
 
 use super::client::Handled;
 use super::expect::{Effect, Expect};
+use super::sql_statements::definition;
 use super::state::Assigned;
 use super::{Session, Tx};
 use crate::Severity;
 use crate::error::Refusal;
-use crate::server::{Link, PreparedKey, Source};
+use crate::server::Link;
 
 /// By which protocol a statement came.
 #[derive(Debug)]
@@ -34,10 +35,13 @@ impl Session {
     /// Whether the statement must not reach the server as it is.
     pub(super) fn router_runs(&self, kind: &Kind<'_>) -> bool {
         match kind {
-            Kind::Set { name, .. } | Kind::Reset(name) | Kind::Show(name) => {
-                name.starts_with("tenantry.")
+            Kind::Set { name, value, .. } => {
+                name.starts_with("tenantry.") || sets_unsafe_encoding(name, value)
             }
-            Kind::SetConfig { calls, .. } => calls.iter().any(names_tenantry),
+            Kind::Reset(name) | Kind::Show(name) => name.starts_with("tenantry."),
+            Kind::SetConfig { calls, .. } => calls
+                .iter()
+                .any(|call| names_tenantry(call) || calls_unsafe_encoding(call)),
             Kind::NotUtf8
             | Kind::ResetAll
             | Kind::Discard(_)
@@ -93,6 +97,12 @@ impl Session {
             Kind::Reset(name) => one(Effect::Reset(name.clone())),
             Kind::DeclareCursor { hold: true, .. } | Kind::CreateTemp => one(Effect::Pin),
             Kind::Plain if sql::takes_session_lock(text) => one(Effect::Pin),
+            // What set_config() sets inside these cannot be followed.
+            Kind::DeclareCursor { .. } | Kind::CopyToStdout
+                if sql::mentions_setting_function(text) =>
+            {
+                one(Effect::Pin)
+            }
             _ => Vec::new(),
         }
     }
@@ -138,6 +148,12 @@ impl Session {
     ) -> Result<Handled, Refusal> {
         match kind {
             Kind::Show(_) => self.run_setting(kind, mode),
+            Kind::Set { name, value, .. } if sets_unsafe_encoding(name, value) => {
+                Err(unsafe_encoding())
+            }
+            Kind::SetConfig { calls, .. } if calls.iter().any(calls_unsafe_encoding) => {
+                Err(unsafe_encoding())
+            }
             Kind::Set { .. } | Kind::Reset(_) | Kind::SetConfig { .. } => {
                 if !self.ready_to_switch(server) {
                     return Ok(Handled::Later);
@@ -208,132 +224,6 @@ impl Session {
     pub(super) fn command_complete(&mut self, tag: &str) -> Result<Handled, Refusal> {
         backend::put_command_complete(&mut self.output, tag);
         Ok(Handled::Done)
-    }
-
-    /// BEGIN and what may travel with it; COMMIT and ROLLBACK of what never reached a server.
-    fn run_transaction(
-        &mut self,
-        text: &[u8],
-        kind: &Kind<'_>,
-        mode: &Mode,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let owned = || String::from_utf8_lossy(text).into_owned();
-        match (kind, &mut self.tx) {
-            (Kind::Begin(_), Tx::Idle) if !self.batch.forwarded && !self.sync_owed => {
-                self.state.begin();
-                self.tx = Tx::Deferred {
-                    prologue: vec![owned()],
-                };
-                self.command_complete(begin_tag(text))
-            }
-            (Kind::Begin(_), Tx::Deferred { .. }) => {
-                self.warn(
-                    sqlstate::ACTIVE_SQL_TRANSACTION,
-                    "there is already a transaction in progress",
-                );
-                self.command_complete(begin_tag(text))
-            }
-            (Kind::Savepoint(name), Tx::Deferred { prologue }) => {
-                prologue.push(owned());
-                self.state.savepoint(name);
-                self.command_complete("SAVEPOINT")
-            }
-            (Kind::SetTransaction(_), Tx::Deferred { prologue }) => {
-                prologue.push(owned());
-                self.command_complete("SET")
-            }
-            (Kind::Commit { chain } | Kind::Rollback { chain }, Tx::Deferred { prologue }) => {
-                let commit = matches!(kind, Kind::Commit { .. });
-                if commit {
-                    self.state.commit();
-                } else {
-                    self.state.rollback();
-                }
-                if *chain {
-                    prologue.truncate(1);
-                    self.state.begin();
-                } else {
-                    self.tx = Tx::Idle;
-                }
-                self.command_complete(if commit { "COMMIT" } else { "ROLLBACK" })
-            }
-            (Kind::Commit { chain: false } | Kind::Rollback { chain: false }, Tx::Idle)
-                if !self.batch.forwarded && !self.sync_owed =>
-            {
-                self.end_implicit();
-                self.warn(
-                    sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                    "there is no transaction in progress",
-                );
-                let commit = matches!(kind, Kind::Commit { .. });
-                self.command_complete(if commit { "COMMIT" } else { "ROLLBACK" })
-            }
-            _ => self.run_on_server(text, Self::effects(kind, text), mode, server),
-        }
-    }
-
-    /// After a refusal inside a transaction only its end, or a return to a savepoint, is accepted.
-    fn run_after_refusal(
-        &mut self,
-        text: &[u8],
-        kind: &Kind<'_>,
-        open_on_server: bool,
-        mode: &Mode,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        match kind {
-            Kind::Commit { chain } | Kind::Rollback { chain } if open_on_server => {
-                self.tx = Tx::Failed;
-                let text: &[u8] = if *chain {
-                    b"ROLLBACK AND CHAIN"
-                } else {
-                    b"ROLLBACK"
-                };
-                self.run_on_server(text, vec![Effect::End], mode, server)
-            }
-            Kind::Commit { .. } | Kind::Rollback { .. } => {
-                self.state.rollback();
-                self.tx = Tx::Idle;
-                match self.lost.take() {
-                    // The client has not heard yet that there is nothing to commit, and drivers do
-                    // not look at the command tag.
-                    Some(shard) if matches!(kind, Kind::Commit { .. }) => {
-                        Err(Refusal::LostRolledBack { shard })
-                    }
-                    _ => self.command_complete("ROLLBACK"),
-                }
-            }
-            Kind::RollbackTo(name) if open_on_server => {
-                self.tx = Tx::Failed;
-                let text = format!("ROLLBACK TO \"{}\"", name.replace('"', "\"\""));
-                let effect = vec![Effect::RollbackTo(name.clone())];
-                self.run_on_server(text.as_bytes(), effect, mode, server)
-            }
-            Kind::RollbackTo(name) if self.state.has_savepoint(name) => {
-                let Tx::FailedHere { deferred, .. } = &mut self.tx else {
-                    return Err(self.aborted());
-                };
-                if deferred.is_empty() {
-                    return Err(self.aborted());
-                }
-                let mut prologue = std::mem::take(deferred);
-                prologue.push(String::from_utf8_lossy(text).into_owned());
-                self.state.rollback_to(name);
-                self.tx = Tx::Deferred { prologue };
-                self.command_complete("ROLLBACK")
-            }
-            Kind::Empty => Ok(Handled::Done),
-            _ => Err(self.aborted()),
-        }
-    }
-
-    /// Why nothing runs: the loss of the server connection is told once, then as PostgreSQL does.
-    pub(super) fn aborted(&mut self) -> Refusal {
-        match self.lost.take() {
-            Some(shard) => Refusal::LostRolledBack { shard },
-            None => Refusal::TransactionAborted,
-        }
     }
 
     /// Sends a statement by extended protocol, its results as the client's protocol shows them.
@@ -416,97 +306,10 @@ impl Session {
         self.command_complete(tag)
     }
 
-    /// PREPARE: the statement gets a router-wide name, and the server checks it now.
-    fn prepare_sql(
-        &mut self,
-        name: &str,
-        definition: String,
-        mode: &Mode,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        if self.statements.find(name.as_bytes()).is_some() {
-            return Err(Refusal::DuplicateStatement {
-                name: name.to_owned(),
-            });
-        }
-        let Some(server) = server else {
-            return Ok(self.acquire());
-        };
-        self.begin_implicit();
-        self.prepare_server(server);
-        let prepared = self.shared.registry.intern(PreparedKey {
-            source: Source::Sql {
-                definition: definition.clone(),
-            },
-            settings_hash: self.state.settings().hash(),
-        });
-        // Where the connection holds it already, the same text was accepted before.
-        if server.state.prepared.touch(&prepared) {
-            self.statements.insert_sql(name, prepared);
-            return self.command_complete("PREPARE");
-        }
-        let text = format!("PREPARE {} {definition}", prepared.name);
-        let effect = Effect::PrepareSql {
-            name: name.to_owned(),
-            prepared,
-        };
-        self.send_statement(text.as_bytes(), vec![effect], mode, server);
-        if let Mode::Simple { last: true } = mode {
-            self.send_owed_sync(server);
-        }
-        Ok(Handled::Done)
-    }
-
-    /// EXECUTE with the statement's router-wide name.
-    fn execute_sql(
-        &mut self,
-        name: &str,
-        arguments: &[u8],
-        mode: &Mode,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let Some(prepared) = self.statements.prepared(name.as_bytes()) else {
-            return Err(Refusal::UnknownStatement {
-                name: name.to_owned(),
-            });
-        };
-        let Some(server) = server else {
-            return Ok(self.acquire());
-        };
-        self.begin_implicit();
-        self.prepare_server(server);
-        self.prepare_on(server, &prepared);
-        let mut text = format!("EXECUTE {}", prepared.name).into_bytes();
-        if !arguments.is_empty() {
-            text.push(b'(');
-            text.extend_from_slice(arguments);
-            text.push(b')');
-        }
-        self.send_statement(&text, Vec::new(), mode, server);
-        if let Mode::Simple { last: true } = mode {
-            self.send_owed_sync(server);
-        }
-        Ok(Handled::Done)
-    }
-
     pub(super) fn warn(&mut self, code: &str, message: &str) {
         let fields = ErrorFields::new(Severity::Warning, code, message);
         backend::put_notice(&mut self.output, &fields);
     }
-}
-
-/// `types` and `AS statement` of a PREPARE, behind its name.
-fn definition(types: &[&[u8]], statement: &[u8]) -> String {
-    let types: Vec<_> = types
-        .iter()
-        .map(|name| String::from_utf8_lossy(name))
-        .collect();
-    let list = if types.is_empty() {
-        String::new()
-    } else {
-        format!("({}) ", types.join(", "))
-    };
-    format!("{list}AS {}", String::from_utf8_lossy(statement))
 }
 
 /// A call like `set_config($1, …)` whose portal the router kept because `$1` is a setting of its own.
@@ -538,14 +341,26 @@ fn keeps_role(value: &SetValue) -> bool {
     }
 }
 
-fn begin_tag(text: &[u8]) -> &'static str {
-    let word = text.trim_ascii_start();
-    if word
-        .get(..5)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"start"))
-    {
-        "START TRANSACTION"
-    } else {
-        "BEGIN"
+/// In such an encoding a byte that looks like a quote can be half of a character.
+fn sets_unsafe_encoding(name: &str, value: &SetValue) -> bool {
+    name == "client_encoding"
+        && value
+            .to_text(name)
+            .is_some_and(|encoding| !encoding::is_ascii_safe(&encoding))
+}
+
+fn calls_unsafe_encoding(call: &SettingCall) -> bool {
+    let SettingCall::Set { name, value, .. } = call else {
+        return false;
+    };
+    let names = matches!(name, Arg::Literal(name) if name.eq_ignore_ascii_case("client_encoding"));
+    // A value that is only known later may be any.
+    names && !matches!(value, Arg::Literal(value) if encoding::is_ascii_safe(value))
+}
+
+pub(crate) fn unsafe_encoding() -> Refusal {
+    Refusal::Unsupported {
+        what: "a client encoding in which an ASCII byte may be half a character".to_owned(),
+        hint: "use UTF8, or an encoding such as LATIN1",
     }
 }

@@ -1,0 +1,142 @@
+//! Describe: the server's answer, or the router's for a statement that it runs itself.
+
+use tenantry_wire::backend::{self, Column};
+use tenantry_wire::frontend::{self, Target, TargetKind};
+use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
+
+use super::Session;
+use super::client::{ClientMessage, Handled};
+use super::expect::Expect;
+use super::extended::malformed;
+use super::statements::{ClientStatement, Portal};
+use crate::error::Refusal;
+use crate::server::Link;
+
+const TEXT_OID: u32 = 25;
+const BOOL_OID: u32 = 16;
+
+impl Session {
+    pub(super) fn describe(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        let target = Target::decode(message.body).map_err(malformed)?;
+        if target.kind == TargetKind::Portal {
+            if let Some(Portal::Router { text, .. }) = self.statements.portal(target.name) {
+                let text = text.clone();
+                self.describe_own(&text, None);
+                return Ok(Handled::Done);
+            }
+            return self.forward_extended(message, server, Expect::Describe { simple: false });
+        }
+        let Some(statement) = self.statements.find(target.name).cloned() else {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            return Err(Refusal::UnknownStatement {
+                name: String::from_utf8_lossy(target.name).into_owned(),
+            });
+        };
+        if let ClientStatement::Router { text, types } = &statement {
+            self.describe_own(text, Some(types));
+            return Ok(Handled::Done);
+        }
+        let Some(server) = self.ready_server(server)? else {
+            return Ok(self.acquire_or_later());
+        };
+        match &statement {
+            ClientStatement::Server { prepared, .. } => {
+                self.prepare_on(server, prepared);
+                let name = &prepared.name;
+                frontend::put_describe(&mut server.output, TargetKind::Statement, name);
+            }
+            _ => {
+                self.ensure_unnamed(&statement, server);
+                server.output.extend_from_slice(message.bytes);
+            }
+        }
+        self.expects.push(Expect::Describe { simple: false });
+        Ok(Handled::Done)
+    }
+
+    /// Describes a statement that the router runs; `types` is given for a statement, not a portal.
+    fn describe_own(&mut self, text: &[u8], types: Option<&[u8]>) {
+        let kind = sql::classify(text, self.scs());
+        let names = result_names(&kind);
+        let oids = types.map(|types| parameter_oids(&kind, types));
+        self.answer(|out| {
+            if let Some(oids) = oids {
+                backend::put_parameter_description(out, &oids);
+            }
+            if names.is_empty() {
+                backend::put_no_data(out);
+            } else {
+                let columns: Vec<Column<'_>> =
+                    names.iter().map(|name| Column::text(name)).collect();
+                backend::put_row_description(out, &columns);
+            }
+        });
+    }
+}
+
+fn result_names(kind: &Kind<'_>) -> Vec<String> {
+    match kind {
+        Kind::Show(name) => vec![name.clone()],
+        Kind::SetConfig { calls, .. } => {
+            calls.iter().map(|call| call.column().to_owned()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Types of a router statement's parameters: what the client said, else what set_config() takes.
+fn parameter_oids(kind: &Kind<'_>, types: &[u8]) -> Vec<u32> {
+    let mut oids: Vec<u32> = types
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|oid| u32::from_be_bytes(*oid))
+        .collect();
+    if let Kind::SetConfig { calls, .. } = kind {
+        note_call_parameters(calls, &mut oids);
+    }
+    for oid in &mut oids {
+        if *oid == 0 {
+            *oid = TEXT_OID;
+        }
+    }
+    oids
+}
+
+fn note_call_parameters(calls: &[SettingCall], oids: &mut Vec<u32>) {
+    let mut note = |argument: &Arg, oid: u32| {
+        let number = match argument {
+            Arg::Param(number) => *number,
+            Arg::TypedParam(number, _) => *number,
+            _ => return,
+        };
+        let Some(index) = usize::from(number).checked_sub(1) else {
+            return;
+        };
+        if oids.len() <= index {
+            oids.resize(index + 1, 0);
+        }
+        if oids[index] == 0 {
+            oids[index] = oid;
+        }
+    };
+    for call in calls {
+        note(call.name(), TEXT_OID);
+        if let SettingCall::Set { value, local, .. } = call {
+            let oid = match value {
+                Arg::TypedParam(_, ParamType::Integer) => 23,
+                Arg::TypedParam(_, ParamType::Bigint) => 20,
+                Arg::TypedParam(_, ParamType::Uuid) => 2950,
+                _ => TEXT_OID,
+            };
+            note(value, oid);
+            note(local, BOOL_OID);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! BEGIN, COMMIT, ROLLBACK, SAVEPOINT and SET TRANSACTION.
+//!
+//! A transaction is answered here until its first statement is known; after a refusal only its end
+//! is accepted.
+
+use tenantry_wire::sql::Kind;
+use tenantry_wire::sqlstate;
+
+use super::client::Handled;
+use super::expect::Effect;
+use super::special::Mode;
+use super::{Session, Tx};
+use crate::error::Refusal;
+use crate::server::Link;
+
+impl Session {
+    /// BEGIN and what may travel with it; COMMIT and ROLLBACK of what never reached a server.
+    pub(super) fn run_transaction(
+        &mut self,
+        text: &[u8],
+        kind: &Kind<'_>,
+        mode: &Mode,
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        let owned = || String::from_utf8_lossy(text).into_owned();
+        match (kind, &mut self.tx) {
+            (Kind::Begin(_), Tx::Idle) if !self.batch.forwarded && !self.sync_owed => {
+                self.state.begin();
+                self.tx = Tx::Deferred {
+                    prologue: vec![owned()],
+                };
+                self.command_complete(begin_tag(text))
+            }
+            (Kind::Begin(_), Tx::Deferred { .. }) => {
+                self.warn(
+                    sqlstate::ACTIVE_SQL_TRANSACTION,
+                    "there is already a transaction in progress",
+                );
+                self.command_complete(begin_tag(text))
+            }
+            (Kind::Savepoint(name), Tx::Deferred { prologue }) => {
+                prologue.push(owned());
+                self.state.savepoint(name);
+                self.command_complete("SAVEPOINT")
+            }
+            (Kind::SetTransaction(_), Tx::Deferred { prologue }) => {
+                prologue.push(owned());
+                self.command_complete("SET")
+            }
+            (Kind::Commit { chain } | Kind::Rollback { chain }, Tx::Deferred { prologue }) => {
+                let commit = matches!(kind, Kind::Commit { .. });
+                if commit {
+                    self.state.commit();
+                } else {
+                    self.state.rollback();
+                }
+                if *chain {
+                    prologue.truncate(1);
+                    self.state.begin();
+                } else {
+                    self.tx = Tx::Idle;
+                }
+                self.command_complete(if commit { "COMMIT" } else { "ROLLBACK" })
+            }
+            (Kind::Commit { chain: false } | Kind::Rollback { chain: false }, Tx::Idle)
+                if !self.batch.forwarded && !self.sync_owed =>
+            {
+                self.end_implicit();
+                self.warn(
+                    sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                    "there is no transaction in progress",
+                );
+                let commit = matches!(kind, Kind::Commit { .. });
+                self.command_complete(if commit { "COMMIT" } else { "ROLLBACK" })
+            }
+            _ => self.run_on_server(text, Self::effects(kind, text), mode, server),
+        }
+    }
+
+    /// After a refusal inside a transaction only its end, or a return to a savepoint, is accepted.
+    pub(super) fn run_after_refusal(
+        &mut self,
+        text: &[u8],
+        kind: &Kind<'_>,
+        open_on_server: bool,
+        mode: &Mode,
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        match kind {
+            Kind::Commit { chain } | Kind::Rollback { chain } if open_on_server => {
+                self.tx = Tx::Failed;
+                let text: &[u8] = if *chain {
+                    b"ROLLBACK AND CHAIN"
+                } else {
+                    b"ROLLBACK"
+                };
+                self.run_on_server(text, vec![Effect::End], mode, server)
+            }
+            Kind::Commit { .. } | Kind::Rollback { .. } => {
+                self.state.rollback();
+                self.tx = Tx::Idle;
+                match self.lost.take() {
+                    // The client has not heard yet that there is nothing to commit, and drivers do
+                    // not look at the command tag.
+                    Some(shard) if matches!(kind, Kind::Commit { .. }) => {
+                        Err(Refusal::LostRolledBack { shard })
+                    }
+                    _ => self.command_complete("ROLLBACK"),
+                }
+            }
+            Kind::RollbackTo(name) if open_on_server => {
+                self.tx = Tx::Failed;
+                let text = format!("ROLLBACK TO \"{}\"", name.replace('"', "\"\""));
+                let effect = vec![Effect::RollbackTo(name.clone())];
+                self.run_on_server(text.as_bytes(), effect, mode, server)
+            }
+            Kind::RollbackTo(name) if self.state.has_savepoint(name) => {
+                let Tx::FailedHere { deferred, .. } = &mut self.tx else {
+                    return Err(self.aborted());
+                };
+                if deferred.is_empty() {
+                    return Err(self.aborted());
+                }
+                let mut prologue = std::mem::take(deferred);
+                prologue.push(String::from_utf8_lossy(text).into_owned());
+                self.state.rollback_to(name);
+                self.tx = Tx::Deferred { prologue };
+                self.command_complete("ROLLBACK")
+            }
+            Kind::Empty => Ok(Handled::Done),
+            _ => Err(self.aborted()),
+        }
+    }
+
+    /// Why nothing runs: the loss of the server connection is told once, then as PostgreSQL does.
+    pub(super) fn aborted(&mut self) -> Refusal {
+        match self.lost.take() {
+            Some(shard) => Refusal::LostRolledBack { shard },
+            None => Refusal::TransactionAborted,
+        }
+    }
+}
+
+fn begin_tag(text: &[u8]) -> &'static str {
+    let word = text.trim_ascii_start();
+    if word
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"start"))
+    {
+        "START TRANSACTION"
+    } else {
+        "BEGIN"
+    }
+}
