@@ -1,1 +1,326 @@
+//! Sessions without sockets: what goes out for what comes in.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use tenantry_schema::fleet::{Role, RoleKind, RoleLimits};
+use tenantry_schema::guard::GuardKey;
+use tenantry_schema::tenant::TenantId;
+use tenantry_wire::backend::{self, ErrorFields, TxStatus};
+use tenantry_wire::frame::Message;
+use tenantry_wire::frontend::{self, Format, TargetKind};
+
+use super::{Identity, Next, Session, Settings, Shared};
+use crate::fleet::FleetWatch;
+use crate::server::{BackendKey, Bound, Link, PreparedCache, Registry, ServerState};
+
+fn tenant(number: i64) -> TenantId {
+    TenantId::from_bigint(number).unwrap()
+}
+
+fn session(tenant: Option<TenantId>) -> Session {
+    let shared = Shared {
+        registry: Registry::default(),
+        fleet: Arc::new(FleetWatch::unknown()),
+        message_bytes_max: 1 << 20,
+    };
+    let role = Role {
+        name: "shop".to_owned(),
+        verifier: String::new(),
+        kind: RoleKind::Service,
+        tenants: Vec::new(),
+        limits: RoleLimits::default(),
+        valid_until: None,
+    };
+    let identity = Identity {
+        session: 1,
+        role: Arc::new(role),
+        bound: None,
+    };
+    Session::new(
+        Arc::new(shared),
+        identity,
+        tenant,
+        Settings::default(),
+        Arc::new(BTreeMap::new()),
+    )
+}
+
+fn link() -> Link {
+    Link {
+        input: BytesMut::new(),
+        output: BytesMut::new(),
+        state: ServerState {
+            key: BackendKey {
+                address: ([127, 0, 0, 1], 1).into(),
+                pid: 1,
+                secret: vec![0; 4],
+            },
+            identity: "one".to_owned(),
+            guard: GuardKey::generate(1),
+            bound: Bound::Known(None),
+            applied: Some(Settings::default()),
+            bound_in_transaction: false,
+            applied_in_transaction: false,
+            copy_role: false,
+            prepared: PreparedCache::new(2),
+            unnamed: None,
+            parameters: BTreeMap::new(),
+            status: TxStatus::Idle,
+            dirty: false,
+        },
+    }
+}
+
+/// Feeds client bytes until the session waits; a connection is there when it asks for one.
+fn feed(session: &mut Session, link: &mut Link, bytes: &[u8]) {
+    let mut input = BytesMut::from(bytes);
+    drain(session, link, &mut input);
+}
+
+fn drain(session: &mut Session, link: &mut Link, input: &mut BytesMut) {
+    for _ in 0..10_000 {
+        match session.next(input, Some(link)) {
+            Next::More => {}
+            Next::Wait | Next::Close => return,
+            Next::Acquire(_) => unreachable!("a connection is attached"),
+        }
+    }
+    unreachable!("the session goes round in circles");
+}
+
+/// The types of the messages that are waiting in a buffer, which is emptied.
+fn tags(buffer: &mut BytesMut) -> String {
+    let mut tags = String::new();
+    while let Some(message) = Message::take(buffer, usize::MAX >> 1).unwrap() {
+        tags.push(char::from(message.tag));
+    }
+    assert!(buffer.is_empty(), "half a message is left");
+    tags
+}
+
+fn frames(build: impl FnOnce(&mut BytesMut)) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    build(&mut bytes);
+    bytes
+}
+
+fn query(text: &str) -> BytesMut {
+    frames(|out| frontend::put_query(out, text))
+}
+
+fn reply(session: &mut Session, link: &mut Link, build: impl FnOnce(&mut BytesMut)) {
+    build(&mut link.input);
+    session.on_server(link).unwrap();
+}
+
+/// Answers to a bind: BindComplete, a row, CommandComplete.
+fn put_bound(out: &mut BytesMut) {
+    backend::put_bind_complete(out);
+    backend::put_data_row(out, &[Some(b"7:1:mac")]);
+    backend::put_command_complete(out, "SELECT 1");
+}
+
+fn put_done(out: &mut BytesMut, status: TxStatus) {
+    backend::put_command_complete(out, "SELECT 0");
+    backend::put_ready(out, status);
+}
+
+#[test]
+fn the_first_query_brings_its_bind_and_the_second_needs_none() {
+    let (mut session, mut link) = (session(Some(tenant(7))), link());
+    feed(&mut session, &mut link, &query("SELECT 1"));
+    // Bind and Execute of the bind, the Query, and the Sync that a failed bind would need.
+    assert_eq!(tags(&mut link.output), "BEQS");
+    reply(&mut session, &mut link, |out| {
+        put_bound(out);
+        put_done(out, TxStatus::Idle);
+        backend::put_ready(out, TxStatus::Idle);
+    });
+    assert_eq!(tags(&mut session.output), "CZ");
+    assert!(session.is_releasable());
+    feed(&mut session, &mut link, &query("SELECT 1"));
+    assert_eq!(tags(&mut link.output), "Q");
+}
+
+#[test]
+fn a_failed_bind_is_the_querys_error_and_leaves_the_tenant_unknown() {
+    let (mut session, mut link) = (session(Some(tenant(7))), link());
+    feed(&mut session, &mut link, &query("SELECT 1"));
+    link.output.clear();
+    reply(&mut session, &mut link, |out| {
+        backend::put_error(out, &ErrorFields::error("57014", "canceling statement"));
+        backend::put_ready(out, TxStatus::Idle);
+    });
+    assert_eq!(tags(&mut session.output), "EZ");
+    assert_eq!(link.state.bound, Bound::Unknown);
+    assert!(session.is_releasable());
+}
+
+#[test]
+fn begin_waits_for_the_first_statement_and_goes_ahead_of_the_bind() {
+    let (mut session, mut link) = (session(Some(tenant(7))), link());
+    feed(&mut session, &mut link, &query("BEGIN"));
+    assert_eq!(tags(&mut link.output), "");
+    assert_eq!(tags(&mut session.output), "CZ");
+    feed(&mut session, &mut link, &query("SELECT 1"));
+    // Parse, Bind, Execute of BEGIN; Bind, Execute of the bind; the Query with its Sync.
+    assert_eq!(tags(&mut link.output), "PBEBEQS");
+}
+
+#[test]
+fn a_named_statement_is_prepared_once_per_connection_and_evicted_in_turn() {
+    let (mut session, mut link) = (session(None), link());
+    for name in ["a", "b", "c"] {
+        feed(
+            &mut session,
+            &mut link,
+            &frames(|out| {
+                frontend::put_parse(out, name, format!("SELECT '{name}'"), &[]);
+                frontend::put_sync(out);
+            }),
+        );
+        reply(&mut session, &mut link, |out| {
+            backend::put_parse_complete(out);
+            if name == "c" {
+                backend::put_close_complete(out);
+            }
+            backend::put_ready(out, TxStatus::Idle);
+        });
+        assert_eq!(tags(&mut session.output), "1Z");
+        let sent = tags(&mut link.output);
+        // The third one does not fit: the least recently used is closed.
+        assert_eq!(sent, if name == "c" { "PCS" } else { "PS" });
+    }
+    let bind = |name: &'static str| {
+        frames(move |out| {
+            frontend::put_bind(out, "", name, &[], Format::Text);
+            frontend::put_sync(out);
+        })
+    };
+    feed(&mut session, &mut link, &bind("c"));
+    assert_eq!(tags(&mut link.output), "BS");
+    reply(&mut session, &mut link, |out| {
+        backend::put_bind_complete(out);
+        backend::put_ready(out, TxStatus::Idle);
+    });
+    // The evicted one is prepared anew, at the cost of another.
+    feed(&mut session, &mut link, &bind("a"));
+    assert_eq!(tags(&mut link.output), "PCBS");
+}
+
+#[test]
+fn a_row_larger_than_the_buffer_is_passed_on_as_it_comes() {
+    let (mut session, mut link) = (session(None), link());
+    feed(&mut session, &mut link, &query("SELECT big"));
+    link.output.clear();
+    let row = frames(|out| backend::put_data_row(out, &[Some(&[b'x'; 5000])]));
+    for piece in row.chunks(700) {
+        link.input.extend_from_slice(piece);
+        session.on_server(&mut link).unwrap();
+        assert!(link.input.is_empty(), "nothing is held back");
+    }
+    assert_eq!(session.output, row);
+}
+
+/// A piece of what a client may send, valid or not.
+fn client_piece() -> impl Strategy<Value = BytesMut> {
+    let text = prop_oneof![
+        Just("SELECT 1"),
+        Just("BEGIN"),
+        Just("COMMIT"),
+        Just("ROLLBACK"),
+        Just("SAVEPOINT s"),
+        Just("ROLLBACK TO s"),
+        Just("SET tenantry.tenant = 'x'"),
+        Just("RESET tenantry.tenant"),
+        Just("SHOW tenantry.tenant; SELECT 2"),
+        Just("BEGIN; SHOW tenantry.tenant; SELECT 1; COMMIT"),
+        Just("SET timezone TO 'UTC'"),
+        Just("COPY t FROM STDIN"),
+        Just("DISCARD ALL"),
+        Just("PREPARE p AS SELECT 1"),
+        Just("EXECUTE p"),
+        Just("LISTEN x"),
+        Just(""),
+    ];
+    let name = prop_oneof![Just(""), Just("a"), Just("b")];
+    prop_oneof![
+        text.clone().prop_map(query),
+        (name.clone(), text)
+            .prop_map(|(name, text)| { frames(|out| frontend::put_parse(out, name, text, &[])) }),
+        name.clone().prop_map(|name| {
+            frames(|out| frontend::put_bind(out, "", name, &[], Format::Text))
+        }),
+        name.prop_map(|name| {
+            frames(|out| frontend::put_describe(out, TargetKind::Statement, name))
+        }),
+        Just(frames(|out| frontend::put_describe(
+            out,
+            TargetKind::Portal,
+            ""
+        ))),
+        Just(frames(|out| frontend::put_execute(out, "", 0))),
+        Just(frames(|out| frontend::put_close(
+            out,
+            TargetKind::Statement,
+            "a"
+        ))),
+        Just(frames(frontend::put_sync)),
+        Just(frames(frontend::put_flush)),
+        Just(frames(|out| frontend::put_copy_data(out, b"row"))),
+        Just(frames(frontend::put_copy_done)),
+        proptest::collection::vec(any::<u8>(), 0..12).prop_map(|bytes| BytesMut::from(&bytes[..])),
+    ]
+}
+
+/// A piece of what a server may send, whether it was asked for or not.
+fn server_piece() -> impl Strategy<Value = BytesMut> {
+    let status = prop_oneof![
+        Just(TxStatus::Idle),
+        Just(TxStatus::InTransaction),
+        Just(TxStatus::Failed)
+    ];
+    prop_oneof![
+        Just(frames(backend::put_parse_complete)),
+        Just(frames(backend::put_bind_complete)),
+        Just(frames(backend::put_close_complete)),
+        Just(frames(backend::put_no_data)),
+        Just(frames(|out| backend::put_data_row(out, &[Some(b"x")]))),
+        Just(frames(|out| backend::put_command_complete(out, "COMMIT"))),
+        Just(frames(|out| backend::put_command_complete(out, "SELECT 1"))),
+        Just(frames(|out| backend::put_error(
+            out,
+            &ErrorFields::error("22012", "no")
+        ))),
+        Just(frames(|out| backend::put_copy_in(out, Format::Text, &[]))),
+        status.prop_map(|status| frames(|out| backend::put_ready(out, status))),
+        proptest::collection::vec(any::<u8>(), 0..12).prop_map(|bytes| BytesMut::from(&bytes[..])),
+    ]
+}
+
+proptest! {
+    /// Whatever either side says, the session neither panics nor spins; it may give a side up.
+    #[test]
+    fn nothing_either_side_says_breaks_a_session(
+        steps in proptest::collection::vec(
+            prop_oneof![client_piece().prop_map(Ok), server_piece().prop_map(Err)], 1..60)
+    ) {
+        let (mut session, mut link) = (session(Some(tenant(7))), link());
+        let mut input = BytesMut::new();
+        for step in steps {
+            match step {
+                Ok(bytes) => input.extend_from_slice(&bytes),
+                Err(bytes) => {
+                    link.input.extend_from_slice(&bytes);
+                    if session.on_server(&mut link).is_err() && !session.server_lost("s1") {
+                        break;
+                    }
+                }
+            }
+            drain(&mut session, &mut link, &mut input);
+        }
+    }
+}
