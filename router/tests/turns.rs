@@ -6,28 +6,10 @@
 mod common;
 
 use bytes::BytesMut;
-use common::{Setup, setup};
+use common::setup;
 use tenantry_testkit::{RawClient, error_of, rows_of, tags_of};
 use tenantry_wire::frame::Message;
 use tenantry_wire::frontend::{self, Format};
-
-/// Two tenants on two shards.
-async fn two_tenants(setup: &Setup) -> [String; 2] {
-    let first = setup.fleet.shard_of(setup.tenant(0)).await.unwrap().id();
-    for index in 1..setup.fleet.tenants().len() {
-        if setup
-            .fleet
-            .shard_of(setup.tenant(index))
-            .await
-            .unwrap()
-            .id()
-            != first
-        {
-            return [setup.id(0), setup.id(index)];
-        }
-    }
-    panic!("all tenants are on one shard");
-}
 
 fn column(messages: &[Message]) -> Vec<String> {
     rows_of(messages)
@@ -76,7 +58,7 @@ async fn a_session_without_a_tenant_stays_with_one_shard() {
         let mut client = setup.raw().await;
         let oid = "SELECT current_database(), 'orders'::regclass::oid";
         let first = rows_of(&client.query(oid).await.unwrap());
-        for id in two_tenants(&setup).await {
+        for id in setup.two_tenants().await {
             let text = transaction(&id).join(";");
             assert_eq!(error_of(&client.query(&text).await.unwrap()), None);
             assert_eq!(rows_of(&client.query(oid).await.unwrap()), first);
@@ -88,7 +70,7 @@ async fn a_session_without_a_tenant_stays_with_one_shard() {
 async fn one_query_holds_transactions_of_two_tenants() {
     let setup = setup().await;
     setup.seed().await;
-    let [a, b] = two_tenants(&setup).await;
+    let [a, b] = setup.two_tenants().await;
     let expected = vec![format!("tenant-{a}"), format!("tenant-{b}")];
     let mut client = setup.raw().await;
     let statements = [transaction(&a), transaction(&b)].concat();
@@ -108,7 +90,7 @@ async fn a_transaction_that_only_read_moves_to_its_tenant() {
     let setup = setup().await;
     setup.seed().await;
     let mut client = setup.raw().await;
-    for id in two_tenants(&setup).await {
+    for id in setup.two_tenants().await {
         let statements = [
             "BEGIN",
             "SELECT relname FROM pg_class WHERE relname = 'orders'",
@@ -130,7 +112,7 @@ async fn a_transaction_that_only_read_moves_to_its_tenant() {
 async fn what_follows_a_commit_unawaited_is_not_the_transactions() {
     let setup = setup().await;
     setup.seed().await;
-    let [a, b] = two_tenants(&setup).await;
+    let [a, b] = setup.two_tenants().await;
     let mut client = setup.raw().await;
     let set = format!("SET tenantry.tenant = '{b}'");
     assert_eq!(error_of(&client.query(&set).await.unwrap()), None);
@@ -190,7 +172,7 @@ async fn what_follows_a_commit_unawaited_is_not_the_transactions() {
 async fn a_commit_that_fails_stops_its_pipeline() {
     let setup = setup().await;
     setup.seed().await;
-    let [a, b] = two_tenants(&setup).await;
+    let [a, b] = setup.two_tenants().await;
     let mut client = setup.raw().await;
     let [begin, set, _, commit] = transaction(&a);
     let other = transaction(&b);
@@ -215,7 +197,7 @@ async fn a_setting_may_be_named_by_a_parameter() {
     let setup = setup().await;
     setup.seed().await;
     let mut client = setup.raw().await;
-    for id in two_tenants(&setup).await {
+    for id in setup.two_tenants().await {
         client
             .send(|out| {
                 put_statement(out, "BEGIN", &[]);

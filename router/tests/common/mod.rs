@@ -4,6 +4,7 @@
     dead_code,
     missing_docs,
     unreachable_pub,
+    clippy::panic,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout
@@ -93,6 +94,17 @@ impl Setup {
 
     pub fn id(&self, index: usize) -> String {
         self.fleet.id_text(self.tenant(index).id)
+    }
+
+    /// The ids of two tenants on two shards.
+    pub async fn two_tenants(&self) -> [String; 2] {
+        let first = self.fleet.shard_of(self.tenant(0)).await.unwrap().id();
+        for index in 1..self.fleet.tenants().len() {
+            if self.fleet.shard_of(self.tenant(index)).await.unwrap().id() != first {
+                return [self.id(0), self.id(index)];
+            }
+        }
+        panic!("all tenants are on one shard");
     }
 
     pub fn login(&self, user: &str) -> Login {
