@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -50,6 +51,19 @@ struct SlotState {
     in_flight: usize,
     /// Requests sent to the attached connection at all.
     sent: usize,
+    /// One of them may still arrive: nobody answered in time.
+    adrift: bool,
+}
+
+/// What became of the requests sent to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Requests {
+    /// There were none.
+    None,
+    /// All have arrived: the connection must be drained.
+    Arrived,
+    /// One may arrive at any time: the connection must be closed.
+    Adrift,
 }
 
 impl Cancels {
@@ -138,15 +152,20 @@ impl CancelSlot {
             state.sent += 1;
             backend
         };
-        let arrival = Arrival { slot: self };
-        if let Err(error) = send_cancel(&backend).await {
-            tracing::debug!(%error, "cancel request did not reach the server");
+        let mut arrival = Arrival {
+            slot: self,
+            known: false,
+        };
+        match send_cancel(&backend).await {
+            Ok(()) => arrival.known = true,
+            Err(error) => tracing::debug!(%error, "cancel request did not reach the server"),
         }
-        drop(arrival);
     }
 
     /// The session waits for a connection until the guard is dropped.
     pub(crate) fn queue(&self) -> Queued<'_> {
+        // A request that came as the last wait ended must not end this one.
+        let _ = self.waiting.notified().now_or_never();
         self.state.lock().queued = true;
         Queued { slot: self }
     }
@@ -156,37 +175,49 @@ impl CancelSlot {
         let mut state = self.state.lock();
         state.backend = Some(key.clone());
         state.sent = 0;
+        state.adrift = false;
     }
 
-    /// The session gives its connection up. Waits until every request sent to it has arrived;
-    /// answers whether there was any, for then the connection must be drained.
-    pub(crate) async fn detach(&self) -> bool {
+    /// The session gives its connection up. Waits until every request sent to it has arrived or
+    /// is given up.
+    pub(crate) async fn detach(&self) -> Requests {
         let sent = {
             let mut state = self.state.lock();
             state.backend = None;
             state.sent
         };
         if sent == 0 {
-            return false;
+            return Requests::None;
         }
         loop {
             let arrived = self.arrived.notified();
-            if self.state.lock().in_flight == 0 {
-                return true;
+            {
+                let state = self.state.lock();
+                if state.in_flight == 0 && state.adrift {
+                    return Requests::Adrift;
+                }
+                if state.in_flight == 0 {
+                    return Requests::Arrived;
+                }
             }
             arrived.await;
         }
     }
 }
 
-/// Counts a request as arrived, also when its task is dropped.
+/// Counts a request as over, also when its task is dropped.
 struct Arrival<'a> {
     slot: &'a CancelSlot,
+    /// The server has acted on it.
+    known: bool,
 }
 
 impl Drop for Arrival<'_> {
     fn drop(&mut self) {
-        self.slot.state.lock().in_flight -= 1;
+        let mut state = self.slot.state.lock();
+        state.in_flight -= 1;
+        state.adrift |= !self.known;
+        drop(state);
         self.slot.arrived.notify_one();
     }
 }
@@ -207,5 +238,46 @@ impl Queued<'_> {
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
         self.slot.state.lock().queued = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_for_a_wait_that_is_over_does_not_end_the_next() {
+        let cancels = Arc::new(Cancels::new(1));
+        let registration = cancels.register();
+        let slot = &registration.slot;
+        let queued = slot.queue();
+        cancels.cancel(slot.pid(), slot.secret()).await;
+        // The connection came first.
+        drop(queued);
+        let next = slot.queue();
+        assert!(next.cancelled().now_or_never().is_none());
+        cancels.cancel(slot.pid(), slot.secret()).await;
+        next.cancelled().await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_took_leaves_the_connection_suspect() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let key = BackendKey {
+            address: listener.local_addr().unwrap(),
+            pid: 1,
+            secret: vec![0; 4],
+        };
+        drop(listener);
+        let cancels = Arc::new(Cancels::new(1));
+        let registration = cancels.register();
+        let slot = &registration.slot;
+        slot.attach(&key);
+        assert_eq!(slot.detach().await, Requests::None);
+        slot.attach(&key);
+        cancels.cancel(slot.pid(), slot.secret()).await;
+        assert_eq!(slot.detach().await, Requests::Adrift);
     }
 }

@@ -78,6 +78,9 @@ pub(crate) enum Refusal {
     Starting,
     #[error("{message}")]
     Protocol { message: String },
+    /// A first message that cannot be served, with the code that PostgreSQL has for it.
+    #[error("{message}")]
+    Startup { code: &'static str, message: String },
     #[error("{what} is not supported through the router")]
     Unsupported { what: String, hint: &'static str },
     #[error("{what} is not permitted")]
@@ -138,6 +141,7 @@ impl Refusal {
             Self::Canceled => sqlstate::QUERY_CANCELED,
             Self::Shutdown => sqlstate::ADMIN_SHUTDOWN,
             Self::Protocol { .. } => sqlstate::PROTOCOL_VIOLATION,
+            Self::Startup { code, .. } => code,
             Self::Unsupported { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::TransactionAborted => sqlstate::IN_FAILED_SQL_TRANSACTION,
             Self::DuplicateStatement { .. } => sqlstate::DUPLICATE_PREPARED_STATEMENT,
@@ -174,6 +178,7 @@ impl Refusal {
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Starting => "STARTING",
             Self::Protocol { .. } => "PROTOCOL_VIOLATION",
+            Self::Startup { .. } => "STARTUP_INVALID",
             Self::Unsupported { .. } => "UNSUPPORTED",
             Self::NotPermitted { .. } => "NOT_PERMITTED",
             Self::TransactionAborted => "TRANSACTION_ABORTED",
@@ -252,6 +257,9 @@ impl Refusal {
             Self::Canceled => "retry it if the cancel was not meant",
             Self::Shutdown | Self::ShuttingDown => "connect again",
             Self::Starting => "it needs the catalog or a snapshot; retry in a moment",
+            Self::Startup { .. } => {
+                "connect as a PostgreSQL client of protocol 3.0 or 3.2 does, with a user, in UTF-8"
+            }
             Self::Protocol { .. } => "the client sent what the protocol does not allow",
             Self::Unsupported { hint, .. } | Self::NotPermitted { hint, .. } => hint,
             Self::TransactionAborted => "ROLLBACK ends the transaction",

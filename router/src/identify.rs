@@ -9,6 +9,7 @@ use tenantry_schema::directory::TenantRecord;
 use tenantry_schema::fleet::{Fleet, Role, RoleKind};
 use tenantry_schema::tenant::{TenantId, TenantState};
 use tenantry_wire::encoding;
+use tenantry_wire::sqlstate;
 use tenantry_wire::startup::{StartupParams, parse_options};
 
 use crate::error::Refusal;
@@ -49,7 +50,8 @@ impl Claim {
         database: &str,
         params: &StartupParams,
     ) -> Result<Self, Refusal> {
-        let user = params.user().ok_or_else(|| Refusal::Protocol {
+        let user = params.user().ok_or_else(|| Refusal::Startup {
+            code: sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             message: "no PostgreSQL user name specified in startup packet".to_owned(),
         })?;
         let (role, tenant_by_user) = split_user(fleet, user);
@@ -88,7 +90,8 @@ impl Claim {
                     }
                 }
                 "options" => {
-                    let options = parse_options(value).map_err(|error| Refusal::Protocol {
+                    let options = parse_options(value).map_err(|error| Refusal::Startup {
+                        code: error.sqlstate(),
                         message: error.to_string(),
                     })?;
                     for (name, value) in options {

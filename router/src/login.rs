@@ -173,16 +173,21 @@ impl Login {
         }
     }
 
+    /// The role's verifier, or one that no password fits. The salt is sent to whoever asks, so it
+    /// must not tell either: it is the role's where there is one, whatever the tenant, and for an
+    /// unknown role it does not depend on the tenant.
     fn verifier(&self, claim: &Claim) -> Verifier {
-        let mock = || Verifier::mock(&claim.user, &self.router.mock_secret);
-        match &claim.role {
-            Some(role) if claim.is_credible(jiff::Timestamp::now()) => {
-                Verifier::parse(&role.verifier).unwrap_or_else(|error| {
-                    tracing::error!(role = role.name, %error, "the catalog's verifier is unusable");
-                    mock()
-                })
+        let Some(role) = &claim.role else {
+            let role = claim.user.split('.').next().unwrap_or_default();
+            return Verifier::mock(role, &self.router.mock_secret);
+        };
+        match Verifier::parse(&role.verifier) {
+            Ok(verifier) if claim.is_credible(jiff::Timestamp::now()) => verifier,
+            Ok(verifier) => verifier.refusing(),
+            Err(error) => {
+                tracing::error!(role = role.name, %error, "the catalog's verifier is unusable");
+                Verifier::mock(&role.name, &self.router.mock_secret)
             }
-            _ => mock(),
         }
     }
 
@@ -289,7 +294,11 @@ impl Login {
         if !error.peer_speaks_postgres() {
             return LoginEnd::Refused("PROTOCOL_VIOLATION");
         }
-        self.protocol(&error.to_string()).await
+        let refusal = Refusal::Startup {
+            code: error.sqlstate(),
+            message: error.to_string(),
+        };
+        self.refuse(&refusal).await
     }
 
     /// Writes what is owed; the client may be gone already, and there is nobody else to tell.

@@ -156,9 +156,14 @@ impl Router {
             }
             let changed = timeout_at(deadline, published.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
-                return Err(Refusal::Provisioning {
-                    tenant: tenant.display(fleet.settings.tenant_key).to_string(),
-                    waited: limit,
+                let text = tenant.display(fleet.settings.tenant_key).to_string();
+                let record = fleet.directory.by_id(tenant);
+                return Err(match record.and_then(|record| fleet.place(&record)) {
+                    None => Refusal::EmptyRing { tenant: text },
+                    Some(_) => Refusal::Provisioning {
+                        tenant: text,
+                        waited: limit,
+                    },
                 });
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
@@ -17,7 +18,7 @@ use tenantry_wire::startup::ProtocolVersion;
 use tenantry_wire::tag::backend as tag;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
@@ -305,9 +306,19 @@ fn unexpected(message: &Message) -> ConnectError {
     ))
 }
 
+/// Longest time for a cancel request: its session waits for it before it gives its connection up.
+const CANCEL_TIME: Duration = Duration::from_secs(2);
+
 /// Sends a cancel request and waits until the server has acted on it: it signals the backend
 /// before it closes this connection.
 pub(crate) async fn send_cancel(key: &BackendKey) -> io::Result<()> {
+    match timeout(CANCEL_TIME, deliver_cancel(key)).await {
+        Ok(delivered) => delivered,
+        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn deliver_cancel(key: &BackendKey) -> io::Result<()> {
     let mut socket = TcpStream::connect(key.address).await?;
     let mut request = BytesMut::new();
     frontend::put_cancel_request(&mut request, key.pid, &key.secret);

@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tenantry_schema::tenant::TenantId;
+use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
+use tenantry_wire::tag::frontend as tag;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::{Next, Session};
-use crate::cancel::CancelSlot;
+use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
 use crate::pool::{Lease, LeftBehind, clean};
 use crate::router::Router;
@@ -28,8 +30,6 @@ use crate::server::Server;
 const READ_SIZE: usize = 16 << 10;
 /// Beyond this many unread bytes for one side, the other side is not read.
 const HIGH_WATER: usize = 256 << 10;
-/// Terminate, as it stands at the end of what an orderly client sends.
-const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,10 @@ enum Woken {
 /// Outcome of one poll of both sockets.
 #[derive(Debug, Default)]
 struct Io {
+    /// The client will send nothing more.
     client_closed: bool,
+    /// The client will read nothing more.
+    client_deaf: bool,
     server_closed: bool,
 }
 
@@ -101,7 +104,7 @@ impl Connection {
                     if io.server_closed && !self.server_gone(&mut lease) {
                         break Ended::ClientGone;
                     }
-                    if io.client_closed && !self.may_still_end_orderly() {
+                    if io.client_deaf || (io.client_closed && !self.may_still_end_orderly()) {
                         break Ended::ClientGone;
                     }
                     if !self.take_replies(&mut lease) {
@@ -162,10 +165,10 @@ impl Connection {
             .is_some_and(|server| server.link.output.is_empty());
         if written && let Some(lease) = lease.take() {
             self.router.metrics.ran(self.session.take_counts());
-            let cancelled = self.slot.detach().await;
+            let requests = self.slot.detach().await;
             let left = LeftBehind {
-                unfinished: false,
-                cancelled,
+                unfinished: requests == Requests::Adrift,
+                cancelled: requests == Requests::Arrived,
             };
             clean(lease, left).await;
         }
@@ -247,7 +250,8 @@ impl Connection {
 
     /// A client that closed its side may have said goodbye behind work that is still running.
     fn may_still_end_orderly(&self) -> bool {
-        self.input.ends_with(TERMINATE)
+        let rest = self.input.get(self.session.passing_in..);
+        rest.is_some_and(ends_with_terminate)
     }
 
     /// The one way out: what is owed to the client is written, the server connection cleaned or
@@ -262,7 +266,7 @@ impl Connection {
         }
         self.router.metrics.ran(self.session.take_counts());
         let Some(mut lease) = lease else { return };
-        let cancelled = self.slot.detach().await;
+        let requests = self.slot.detach().await;
         let unfinished = self.session.is_unfinished();
         if unfinished && let Some(server) = lease.server() {
             // The server would work on for a client that is gone.
@@ -274,8 +278,8 @@ impl Connection {
         clean(
             lease,
             LeftBehind {
-                unfinished,
-                cancelled,
+                unfinished: unfinished || requests == Requests::Adrift,
+                cancelled: requests == Requests::Arrived,
             },
         )
         .await;
@@ -288,7 +292,7 @@ impl Connection {
         let was_high = self.session.output.len() > HIGH_WATER;
         match poll_write(&mut self.socket, &mut self.session.output, cx) {
             Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
-            Err(_) => io.client_closed = true,
+            Err(_) => io.client_deaf = true,
         }
         if let Some(server) = lease.and_then(Lease::server) {
             progress |= self.poll_server(server, &mut io, cx);
@@ -304,7 +308,7 @@ impl Connection {
                 Poll::Pending => {}
             }
         }
-        if progress || io.client_closed || io.server_closed {
+        if progress || io.client_closed || io.client_deaf || io.server_closed {
             Poll::Ready(io)
         } else {
             Poll::Pending
@@ -385,10 +389,38 @@ async fn client_gone(socket: &mut TcpStream, input: &mut BytesMut) {
     while input.len() < HIGH_WATER {
         input.reserve(READ_SIZE);
         match socket.read_buf(input).await {
-            Ok(0) | Err(_) if input.ends_with(TERMINATE) => break,
+            Ok(0) | Err(_) if ends_with_terminate(input) => break,
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
     }
     std::future::pending().await
+}
+
+/// Whether these are whole messages and the last is Terminate. Bytes that only look like one, at
+/// the end of half a message, are no goodbye: nobody will send the other half.
+fn ends_with_terminate(mut input: &[u8]) -> bool {
+    while let Ok(Some(head)) = frame::peek(input, LARGE_MESSAGE_LIMIT) {
+        match input.get(head.total..) {
+            Some([]) => return head.tag == tag::TERMINATE,
+            Some(rest) => input = rest,
+            None => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ends_with_terminate;
+
+    #[test]
+    fn only_a_whole_message_is_a_goodbye() {
+        assert!(ends_with_terminate(b"X\0\0\0\x04"));
+        assert!(ends_with_terminate(b"S\0\0\0\x04X\0\0\0\x04"));
+        assert!(!ends_with_terminate(b""));
+        assert!(!ends_with_terminate(b"S\0\0\0\x04"));
+        assert!(!ends_with_terminate(b"Q\0\0\0\x20X\0\0\0\x04"));
+        assert!(!ends_with_terminate(b"Q\0\0\0\x09X\0\0\0\x04"));
+    }
 }

@@ -62,6 +62,16 @@ impl Verifier {
         }
     }
 
+    /// The same to a client until its proof, which is refused whatever it is: for a user who exists and must not get
+    /// in, so that only who knows the password could tell.
+    #[must_use]
+    pub fn refusing(self) -> Self {
+        Self {
+            is_mock: true,
+            ..self
+        }
+    }
+
     /// Whether this is a verifier of that password.
     #[must_use]
     pub fn is_of(&self, password: &str) -> bool {
