@@ -89,6 +89,9 @@ const STARTUP_SETTINGS: &[(&str, &str)] = &[
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("application_name", "tenantry-router"),
+    // A statement whose router has left it ends: a cancel request can arrive before the statement,
+    // and a router that was killed sends none.
+    ("client_connection_check_interval", "1s"),
 ];
 
 /// Opens a connection that is ready to be bound. The caller bounds the time.

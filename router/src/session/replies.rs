@@ -12,6 +12,10 @@ use super::expect::{Effect, Expect, Skipped};
 use super::{Batch, Session, Tx};
 use crate::server::{Bound, Link, ServerState};
 
+/// Rows up to this size, bytes, are only passed on whole: if the server is lost in the middle of one,
+/// the client can still be told.
+const WHOLE_MAX: usize = 32 << 10;
+
 /// Why a server connection cannot be used any longer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerFault {
@@ -44,7 +48,8 @@ impl Session {
                 return Ok(());
             };
             if server.input.len() < head.total {
-                if matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA) && self.shows_replies() {
+                let row = matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA);
+                if row && head.total > WHOLE_MAX && self.shows_replies() {
                     self.passing = head.total;
                     continue;
                 }
