@@ -1,6 +1,6 @@
 //! The attack suite through the router, and what a flood of cancel requests can do to binds.
 //!
-//! Attacker and victim share one shard and a pool of two server connections, so that whatever one session leaves
+//! Attacker and victim share one shard and a pool of three server connections, so that whatever one session leaves
 //! behind on a connection is there for the other to find.
 
 #![allow(

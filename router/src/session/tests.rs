@@ -216,13 +216,25 @@ fn a_row_larger_than_the_buffer_is_passed_on_as_it_comes() {
     let (mut session, mut link) = (session(None), link());
     feed(&mut session, &mut link, &query("SELECT big"));
     link.output.clear();
-    let row = frames(|out| backend::put_data_row(out, &[Some(&[b'x'; 5000])]));
-    for piece in row.chunks(700) {
+    let row = frames(|out| backend::put_data_row(out, &[Some(&[b'x'; 50_000])]));
+    for piece in row.chunks(7_000) {
         link.input.extend_from_slice(piece);
         session.on_server(&mut link).unwrap();
         assert!(link.input.is_empty(), "nothing is held back");
     }
     assert_eq!(session.output, row);
+}
+
+#[test]
+fn a_server_lost_inside_a_small_row_is_told() {
+    let (mut session, mut link) = (session(None), link());
+    feed(&mut session, &mut link, &query("SELECT small"));
+    let row = frames(|out| backend::put_data_row(out, &[Some(&[b'x'; 5000])]));
+    link.input.extend_from_slice(&row[..700]);
+    session.on_server(&mut link).unwrap();
+    assert!(session.output.is_empty(), "half a row was passed on");
+    assert!(session.server_lost("s1"));
+    assert_eq!(session.output.first(), Some(&b'E'));
 }
 
 /// A piece of what a client may send, valid or not.
