@@ -197,7 +197,7 @@ impl Session {
         let (role, text) = match statement {
             ClientStatement::Server { prepared, role } => match &prepared.source {
                 Source::Protocol { text, .. } => (*role, text.clone()),
-                Source::Sql { .. } => return Ok(Vec::new()),
+                source => return Ok(Self::effects_of_prepared(source)),
             },
             ClientStatement::Unnamed { text, role, .. } => (*role, text.clone()),
             ClientStatement::Router { .. } => return Ok(Vec::new()),
@@ -419,6 +419,10 @@ fn ends_transaction(kind: &Kind<'_>) -> bool {
 
 fn role_of(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
     match kind {
+        _ if sql::may_set_unseen(text) => StatementRole::Pins,
+        Kind::DeclareCursor { .. } | Kind::CopyToStdout if sql::mentions_setting_function(text) => {
+            StatementRole::Pins
+        }
         Kind::SetConfig { .. } => StatementRole::SetsConfig,
         Kind::DeclareCursor { hold: true, .. } | Kind::CreateTemp => StatementRole::Pins,
         _ if sql::takes_session_lock(text) => StatementRole::Pins,

@@ -104,7 +104,7 @@ impl Session {
     pub(super) fn function_call(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Link>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         if matches!(self.tx, Tx::FailedHere { .. }) {
             if !self.settle(server) {
@@ -113,6 +113,11 @@ impl Session {
             self.refuse(&Refusal::TransactionAborted);
             self.ready();
             return Ok(Handled::Done);
+        }
+        if let Some(server) = server.as_deref_mut() {
+            // The function is known by number only: it may be set_config().
+            self.pinned = true;
+            server.state.dirty = true;
         }
         self.forward_query(message, server, Vec::new())
     }

@@ -63,6 +63,14 @@ impl Session {
 
     /// What a statement that runs on the server changes in the session.
     pub(super) fn effects(kind: &Kind<'_>, text: &[u8]) -> Vec<Effect> {
+        let mut effects = Self::effects_of_kind(kind, text);
+        if sql::may_set_unseen(text) {
+            effects.push(Effect::Pin);
+        }
+        effects
+    }
+
+    fn effects_of_kind(kind: &Kind<'_>, text: &[u8]) -> Vec<Effect> {
         let one = |effect| vec![effect];
         match kind {
             Kind::Begin(_) => one(Effect::Begin),

@@ -1,5 +1,7 @@
 //! The SQL commands PREPARE and EXECUTE: the same statements as Parse makes, under router-wide names.
 
+use tenantry_wire::sql;
+
 use super::Session;
 use super::client::Handled;
 use super::expect::Effect;
@@ -74,11 +76,25 @@ impl Session {
             text.extend_from_slice(arguments);
             text.push(b')');
         }
-        self.send_statement(&text, Vec::new(), mode, server);
+        let effects = Self::effects_of_prepared(&prepared.source);
+        self.send_statement(&text, effects, mode, server);
         if let Mode::Simple { last: true } = mode {
             self.send_owed_sync(server);
         }
         Ok(Handled::Done)
+    }
+
+    /// What set_config() sets in these cannot be followed: their arguments are not known here.
+    pub(super) fn effects_of_prepared(source: &Source) -> Vec<Effect> {
+        let text = match source {
+            Source::Protocol { text, .. } => text.as_ref(),
+            Source::Sql { definition } => definition.as_bytes(),
+        };
+        if sql::mentions_setting_function(text) || sql::may_set_unseen(text) {
+            vec![Effect::Pin]
+        } else {
+            Vec::new()
+        }
     }
 }
 

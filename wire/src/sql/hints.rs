@@ -14,6 +14,24 @@ pub fn mentions_setting_function(text: &[u8]) -> bool {
     })
 }
 
+/// Whether the text may change settings where no reader of statements sees it: by a function that runs a text as a
+/// query, by an update of `pg_settings`, or under an escaped name. Also true where the words stand in a literal or a
+/// comment.
+#[must_use]
+pub fn may_set_unseen(text: &[u8]) -> bool {
+    let updates =
+        || memchr::memchr2_iter(b'd', b'D', text).any(|at| surrounded(text, at, b"up", b"ate"));
+    memchr::memchr2_iter(b'_', b'&', text).any(|at| match text.get(at) {
+        Some(b'_') => {
+            surrounded(text, at, b"query", b"to")
+                || surrounded(text, at, b"ts", b"stat")
+                || surrounded(text, at, b"ts", b"rewrite")
+                || (surrounded(text, at, b"pg", b"settings") && updates())
+        }
+        _ => surrounded(text, at, b"u", b"\""),
+    })
+}
+
 /// Whether the text may take an advisory lock that outlives the transaction.
 #[must_use]
 pub fn takes_session_lock(text: &[u8]) -> bool {
