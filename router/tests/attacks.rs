@@ -247,6 +247,70 @@ async fn what_is_sent_behind_a_commit_is_not_its_transactions_tenants() {
     }
 }
 
+/// The same where the end of the transaction and what follows it are one Query.
+#[tokio::test]
+async fn what_follows_a_commit_in_its_query_is_not_its_transactions_tenants() {
+    let setup = setup_with(Fleet::builder().shards(1).tenants(2), |config| {
+        config.pool_size = 1;
+    })
+    .await;
+    setup.seed().await;
+    let mut session = setup.raw_for(1).await;
+    let own = |index: usize| vec![Some(format!("tenant-{}", setup.id(index)))];
+    for end in ["COMMIT", "ROLLBACK"] {
+        let begin = format!("BEGIN; SET LOCAL tenantry.tenant = '{}'", setup.id(0));
+        let select = "SELECT kind FROM events";
+        let together = format!("{begin}; {select}; {end}; {select}");
+        let messages = session.query(&together).await.unwrap();
+        assert_eq!(rows_of(&messages), [own(0), own(1)], "{together}");
+
+        session.query(&format!("{begin}; {select}")).await.unwrap();
+        let messages = session.query(&format!("{end}; {select}")).await.unwrap();
+        assert_eq!(rows_of(&messages), [own(1)], "{end}");
+
+        // Inside of a savepoint's life as well.
+        session
+            .query(&format!("BEGIN; SAVEPOINT a; {select}"))
+            .await
+            .unwrap();
+        let messages = session
+            .query(&format!(
+                "ROLLBACK TO a; {select}; RELEASE a; {end}; {select}"
+            ))
+            .await
+            .unwrap();
+        assert_eq!(rows_of(&messages), [own(1), own(1)], "{end}");
+    }
+    drop(session);
+    setup.nothing_leaked(0).await;
+}
+
+/// SET LOCAL ends at COMMIT AND CHAIN, although a transaction goes on.
+#[tokio::test]
+async fn a_chained_transaction_is_not_its_predecessors_tenants() {
+    let setup = setup_with(Fleet::builder().shards(1).tenants(2), |_| ()).await;
+    setup.seed().await;
+    let mut session = setup.raw_for(1).await;
+    let own = |index: usize| vec![Some(format!("tenant-{}", setup.id(index)))];
+    for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
+        let local = format!("SET LOCAL tenantry.tenant = '{}'", setup.id(0));
+        let mut rows = Vec::new();
+        for text in [
+            "BEGIN",
+            &local,
+            "SELECT kind FROM events",
+            end,
+            "SELECT kind FROM events",
+            "COMMIT",
+        ] {
+            let messages = session.query(text).await.unwrap();
+            assert_eq!(error_of(&messages), None, "{text}");
+            rows.extend(rows_of(&messages));
+        }
+        assert_eq!(rows, [own(0), own(1)], "{end}");
+    }
+}
+
 const FLOOD_CLIENTS: usize = 12;
 const FLOOD_TRANSACTIONS: usize = 600;
 /// BEGIN, naming the tenant, the statement, COMMIT, or as many in another form.

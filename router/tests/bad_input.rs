@@ -211,6 +211,32 @@ async fn malformed_logins_are_refused() {
     setup.nothing_leaked(0).await;
 }
 
+#[tokio::test]
+async fn a_login_that_does_not_end_is_cut_off() {
+    let builder = Fleet::builder().shards(1).tenants(1);
+    let setup = setup_with(builder, |config| {
+        config.timeouts.login = Duration::from_millis(500);
+    })
+    .await;
+    let startup = packet(0, 3 << 16, b"user\0shop\0database\0shop\0\0");
+    let mut waiting = Vec::new();
+    for bytes in [b"".as_slice(), &startup[..5], &startup] {
+        let mut client = RawClient::connect(setup.address).await.unwrap();
+        client.send_bytes(bytes).await.unwrap();
+        waiting.push(client);
+    }
+    for mut client in waiting {
+        client.until_closed().await.unwrap();
+    }
+    until("all are counted", async || {
+        let cut = setup.metric("login_failures_total", "LOGIN_TIMEOUT").await;
+        (cut >= 3.0).then_some(())
+    })
+    .await;
+    setup.raw().await.query("SELECT 1").await.unwrap();
+    setup.nothing_leaked(0).await;
+}
+
 /// The session is in a transaction that holds a lock: whatever it sends, the transaction must be gone afterwards.
 #[tokio::test]
 async fn malformed_messages_end_the_session_and_its_transaction() {

@@ -10,6 +10,9 @@ use crate::Severity;
 use crate::error::Refusal;
 use crate::server::Link;
 
+/// Most bytes to make room for at once.
+const RESERVE_MAX: usize = 64 << 10;
+
 /// One client message, borrowed from the input buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientMessage<'a> {
@@ -59,7 +62,8 @@ impl Session {
                 self.passing_in_open = self.copy_in && server.is_some();
                 return self.pass_in(input, server);
             }
-            input.reserve(head.total - input.len());
+            // A length is only a claim: memory follows the bytes.
+            input.reserve((head.total - input.len()).min(RESERVE_MAX));
             return Next::Wait;
         }
         let message = ClientMessage {

@@ -58,6 +58,11 @@ impl Session {
             // An empty query has its own answer and needs no server.
             return Survey::Script(Script::empty());
         }
+        // What follows the end of a transaction may be another tenant's.
+        let ends_within = effects.iter().any(|(index, effect)| {
+            index + 1 < ranges.len() && matches!(effect, Effect::End | Effect::RollbackTo(_))
+        });
+        whole &= matches!(self.tx, Tx::Idle) || !ends_within;
         if whole && (ranges.len() > 1 || !self.single_is_local(&effects)) {
             return Survey::Forward(effects);
         }

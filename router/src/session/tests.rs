@@ -226,6 +226,14 @@ fn a_row_larger_than_the_buffer_is_passed_on_as_it_comes() {
 }
 
 #[test]
+fn a_length_alone_reserves_no_memory() {
+    let (mut session, mut link) = (session(None), link());
+    let mut input = BytesMut::from(&b"Q\0\x0f\0\0SELECT"[..]);
+    assert_eq!(session.next(&mut input, Some(&mut link)), Next::Wait);
+    assert!(input.capacity() < 200_000, "{}", input.capacity());
+}
+
+#[test]
 fn a_server_lost_inside_a_small_row_is_told() {
     let (mut session, mut link) = (session(None), link());
     feed(&mut session, &mut link, &query("SELECT small"));
