@@ -2,8 +2,8 @@
 //! tenant, and relays bytes; beside it the router's HTTP.
 //!
 //! The router decides where, PostgreSQL enforces what: nothing here is trusted to keep tenants
-//! apart. A session is one task ([`session`]) that borrows server connections from a pool per
-//! shard ([`pool`]); what it needs to know of the fleet is an immutable snapshot ([`fleet`]).
+//! apart. A session is one task (`session`) that borrows server connections from a pool per
+//! shard (`pool`); what it needs to know of the fleet is an immutable snapshot (`fleet`).
 
 mod cancel;
 pub mod config;
