@@ -1,3 +1,5 @@
+//! Messages of clients: what is built reads back, and what is malformed is refused.
+
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bytes::BytesMut;

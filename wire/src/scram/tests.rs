@@ -1,3 +1,5 @@
+//! SCRAM: the exchange of the RFC, both sides against each other, and everything that must not succeed.
+
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::num::NonZeroU32;

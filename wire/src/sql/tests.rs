@@ -1,3 +1,5 @@
+//! Statements: tokens, where one ends, what kind it is, and properties that hold for any text.
+
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod classify;

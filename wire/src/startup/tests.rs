@@ -1,3 +1,5 @@
+//! The first messages of a connection: as clients send them, in pieces, and wrong.
+
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bytes::BytesMut;

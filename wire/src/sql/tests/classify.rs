@@ -1,3 +1,5 @@
+//! What kind of statement a text is.
+
 use super::kind;
 use crate::sql::{
     Arg, DiscardTarget, Isolation, Kind, ParamType, SetValue, SettingCall, TransactionModes,

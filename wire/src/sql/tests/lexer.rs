@@ -1,3 +1,5 @@
+//! Texts cut into tokens as PostgreSQL cuts them.
+
 use crate::sql::{Lexer, TokenKind};
 
 fn tokens(text: &str, standard_conforming_strings: bool) -> Vec<(TokenKind, &str)> {

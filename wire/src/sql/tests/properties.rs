@@ -1,3 +1,5 @@
+//! What holds for any text, however malformed.
+
 use proptest::prelude::*;
 
 use crate::sql::{

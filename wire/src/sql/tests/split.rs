@@ -1,3 +1,5 @@
+//! Where one statement ends and the next begins.
+
 use crate::sql::{is_single, split, sql_comment_tenant};
 
 #[track_caller]
