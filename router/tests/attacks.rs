@@ -311,6 +311,54 @@ async fn a_chained_transaction_is_not_its_predecessors_tenants() {
     }
 }
 
+/// Where the two tenants live on different shards, what follows the end of the transaction cannot run on the connection
+/// at hand: it is refused, or run where it belongs, and never run for another.
+#[tokio::test]
+async fn what_follows_a_commit_is_never_anothers_on_another_shard() {
+    let setup = setup_with(Fleet::builder().shards(2).tenants(8), |_| ()).await;
+    setup.seed().await;
+    let mut of_shard = Vec::new();
+    for shard in setup.fleet.shards() {
+        let tenants = setup.fleet.tenants_of(shard).await.unwrap();
+        of_shard.push(
+            setup
+                .fleet
+                .id_text(tenants.first().expect("a tenant on each shard").id),
+        );
+    }
+    let own = |id: &str| vec![vec![Some(format!("tenant-{id}"))]];
+    let user = setup.login(&format!("shop.{}", of_shard[1]));
+    let mut session = RawClient::login(setup.address, &user).await.unwrap();
+    let select = "SELECT kind FROM events";
+    for end in ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN"] {
+        let local = format!(
+            "BEGIN; SET LOCAL tenantry.tenant = '{}'; {select}",
+            of_shard[0]
+        );
+        assert_eq!(
+            rows_of(&session.query(&local).await.unwrap()),
+            own(&of_shard[0])
+        );
+        let messages = session.query(&format!("{end}; {select}")).await.unwrap();
+        match error_of(&messages) {
+            None => assert_eq!(rows_of(&messages), own(&of_shard[1]), "{end}"),
+            Some(error) => {
+                println!("{end}: {} {}", error.code, error.message);
+                assert!(rows_of(&messages).is_empty(), "{end}");
+            }
+        }
+        session.query("ROLLBACK").await.unwrap();
+        // Outside of that Query it is served.
+        assert_eq!(
+            rows_of(&session.query(select).await.unwrap()),
+            own(&of_shard[1]),
+            "{end}"
+        );
+    }
+    drop(session);
+    setup.nothing_leaked(0).await;
+}
+
 const FLOOD_CLIENTS: usize = 12;
 const FLOOD_TRANSACTIONS: usize = 600;
 /// BEGIN, naming the tenant, the statement, COMMIT, or as many in another form.
