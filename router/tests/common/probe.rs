@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tenantry_testkit::{FleetShard, error_of};
+use bytes::BufMut as _;
+use tenantry_testkit::{FleetShard, Login, RawClient, RawError, error_of};
 use tenantry_wire::backend::ErrorFields;
 use tenantry_wire::frame::Message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -140,4 +141,25 @@ pub fn seed() -> u64 {
         .unwrap_or_else(rand::random);
     println!("TENANTRY_TEST_SEED={seed}");
     seed
+}
+
+/// A frontend message with this length field, right or not.
+pub fn message(letter: u8, length: u32, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![letter];
+    out.put_u32(length);
+    out.put_slice(body);
+    out
+}
+
+/// A message with the right length.
+pub fn whole(letter: u8, body: &[u8]) -> Vec<u8> {
+    message(letter, u32::try_from(body.len()).unwrap() + 4, body)
+}
+
+/// The error of a login that must not succeed.
+pub async fn refused_login(setup: &Setup, login: &Login) -> ErrorFields {
+    match RawClient::login(setup.address, login).await {
+        Err(RawError::Refused(fields)) => *fields,
+        other => panic!("{other:?}"),
+    }
 }
