@@ -251,7 +251,8 @@ async fn a_backend_lost_in_a_statement() {
 
 #[tokio::test]
 async fn a_backend_lost_in_commit() {
-    let (stage, proxy) = Stage::proxied(|_| ()).await;
+    // One connection, so that no other that was ended as well is taken for a good one.
+    let (stage, proxy) = Stage::proxied(|config| config.pool_size = 1).await;
     stage
         .admin
         .batch_execute(
