@@ -92,7 +92,7 @@ pub(crate) enum Refusal {
     TransactionAborted,
     #[error("prepared statement \"{name}\" already exists")]
     DuplicateStatement { name: String },
-    #[error("prepared statement \"{name}\" does not exist")]
+    #[error("{} does not exist", statement_name(name))]
     UnknownStatement { name: String },
     #[error("portal \"{name}\" does not exist")]
     UnknownPortal { name: String },
@@ -282,5 +282,14 @@ impl Refusal {
             fields = fields.with_detail(detail);
         }
         fields.with_hint(self.hint()).with_routine(self.name())
+    }
+}
+
+/// A statement as PostgreSQL's messages name it.
+fn statement_name(name: &str) -> String {
+    if name.is_empty() {
+        "unnamed prepared statement".to_owned()
+    } else {
+        format!("prepared statement \"{name}\"")
     }
 }

@@ -6,9 +6,9 @@
 mod common;
 
 use bytes::BytesMut;
-use common::{Setup, setup};
-use tenantry_schema::guard;
-use tenantry_testkit::{Login, RawClient, rows_of};
+use common::compare::{direct, normalised, show};
+use common::setup;
+use tenantry_testkit::{RawClient, rows_of};
 use tenantry_wire::frame::Message;
 use tenantry_wire::frontend::{self, Format, TargetKind};
 use tenantry_wire::tag::{backend, frontend as tag};
@@ -655,73 +655,6 @@ async fn play(client: &mut RawClient, steps: &[Step]) -> Vec<Message> {
         }
     }
     seen
-}
-
-/// A session at the shard itself, bound as the router binds.
-async fn direct(setup: &Setup, index: usize) -> RawClient {
-    let shard = setup.fleet.shard_of(setup.tenant(index)).await.unwrap();
-    let secrets = shard.secrets();
-    let address = &shard.shard().address;
-    let target = format!("{}:{}", address.host, address.port)
-        .parse()
-        .unwrap();
-    let mut login = Login::new(
-        guard::role::APP,
-        secrets.passwords.app.expose(),
-        &address.database,
-    );
-    login = login.parameter("client_encoding", "UTF8");
-    let mut client = RawClient::login(target, &login).await.unwrap();
-    let identity = rows_of(
-        &client
-            .query("SELECT tenantry.backend_identity()")
-            .await
-            .unwrap(),
-    );
-    let identity = identity[0][0].clone().unwrap();
-    let value = guard::sign(&secrets.guard.current, &identity, &setup.id(index));
-    client
-        .query(&format!(
-            "SELECT set_config('tenantry.tenant', '{value}', false)"
-        ))
-        .await
-        .unwrap();
-    client
-}
-
-fn show(messages: &[Message]) -> Vec<String> {
-    messages
-        .iter()
-        .map(|message| {
-            let body = String::from_utf8_lossy(&message.body()[..message.body().len().min(300)]);
-            format!("{} {}", char::from(message.tag), body.escape_debug())
-        })
-        .collect()
-}
-
-/// ParameterStatus is left out: the direct session tells its whole history, the router only what is
-/// news to its client. Tests of settings look at them by name.
-fn normalised(messages: Vec<String>) -> Vec<String> {
-    messages
-        .into_iter()
-        .filter(|line| !line.starts_with("S "))
-        .map(|line| {
-            if line.starts_with("E ") || line.starts_with("N ") {
-                error_essence(&line)
-            } else {
-                line
-            }
-        })
-        .collect()
-}
-
-/// Severity, code and message; hints, positions and source lines are the router's own where the
-/// router answers.
-fn error_essence(line: &str) -> String {
-    let fields: Vec<&str> = line[2..].split("\\0").collect();
-    let wanted = |field: &&str| field.starts_with(['S', 'C', 'M']);
-    let fields: Vec<&str> = fields.into_iter().filter(wanted).collect();
-    format!("{} {}", &line[..1], fields.join(" "))
 }
 
 #[tokio::test]

@@ -200,6 +200,8 @@ impl Session {
     /// Waits until the server has answered everything; asks for the answers if nothing else does.
     pub(super) fn settle(&mut self, server: Option<&mut Link>) -> bool {
         if self.settled() {
+            // Its answers are here: what is sent from now on needs a Flush of its own.
+            self.batch.flushed = false;
             return true;
         }
         if !self.batch.flushed

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::state::Assigned;
+use super::statements::Undo;
 use crate::server::Prepared;
 
 /// What a statement changes in the session once the server has completed it.
@@ -78,6 +79,8 @@ pub(crate) enum Expect {
     },
     /// An answer of the router that must keep its place.
     Local(Bytes),
+    /// No reply: how to take back what the message before it did, should the server skip it.
+    Undo(Box<Undo>),
 }
 
 impl Expect {
@@ -116,6 +119,8 @@ pub(crate) struct Skipped {
     pub(crate) parses: Vec<SkippedParse>,
     /// Closes that did not happen.
     pub(crate) closes: Vec<Arc<Prepared>>,
+    /// Changes of the client's statements that did not happen, in order.
+    pub(crate) undos: Vec<Undo>,
     /// A Sync is on order, so the server will resume.
     pub(crate) resynchronises: bool,
 }
@@ -178,6 +183,8 @@ impl Expects {
     pub(crate) fn skip_to_sync(&mut self) -> Skipped {
         let mut skipped = Skipped::default();
         let mut show_ready = false;
+        // A Parse that fails itself has ended the unnamed statement before it.
+        let mut failed = matches!(self.front(), Some(Expect::Parse { client_name, .. }) if client_name.is_empty());
         while let Some(expect) = self.queue.pop_front() {
             match expect {
                 Expect::Sync => {
@@ -210,6 +217,12 @@ impl Expects {
                     held: false,
                 }),
                 Expect::HiddenClose(prepared) => skipped.closes.push(prepared),
+                Expect::Undo(mut undo) => {
+                    if std::mem::take(&mut failed) {
+                        undo.previous = None;
+                    }
+                    skipped.undos.push(*undo);
+                }
                 _ => {}
             }
         }
@@ -228,6 +241,7 @@ impl Expects {
                     open = false;
                 }
                 Expect::HiddenSync => open = false,
+                Expect::Undo(_) => {}
                 _ => open = true,
             }
         }

@@ -13,7 +13,7 @@ use tenantry_wire::{MessageError, tag::frontend as tag};
 use super::client::{ClientMessage, Handled};
 use super::expect::{Effect, Expect};
 use super::special::{Mode, has_parameter_name};
-use super::statements::{ClientStatement, Portal, StatementRole};
+use super::statements::{ClientStatement, Portal, StatementRole, Undo};
 use super::{Session, Tx};
 use crate::error::Refusal;
 use crate::server::{Link, PreparedKey, Source};
@@ -33,7 +33,10 @@ impl Session {
         let parse = Parse::decode(message.body).map_err(malformed)?;
         let kind = sql::classify(parse.text, self.scs());
         let taken = !parse.name.is_empty() && self.statements.find(parse.name).is_some();
-        let aborted = matches!(self.tx, Tx::FailedHere { .. }) && !ends_transaction(&kind);
+        // In a transaction that failed at the server, the server refuses what is its own.
+        let refused_here = matches!(self.tx, Tx::FailedHere { .. })
+            || matches!(self.tx, Tx::Failed) && self.is_routers(&kind);
+        let aborted = refused_here && !ends_transaction(&kind);
         if taken || aborted {
             if !self.settle(server) {
                 return Ok(Handled::Later);
@@ -52,8 +55,9 @@ impl Session {
                 text: Bytes::copy_from_slice(parse.text),
                 types: Bytes::copy_from_slice(parse.param_types),
             };
-            self.statements.insert(name, statement);
+            let undo = self.statements.change(name, Some(statement));
             self.answer(backend::put_parse_complete);
+            self.remember(undo);
             return Ok(Handled::Done);
         }
         let Some(server) = server else {
@@ -78,15 +82,13 @@ impl Session {
         server: &mut Link,
     ) {
         let generation = self.statements.next_generation();
-        self.statements.insert(
-            Bytes::new(),
-            ClientStatement::Unnamed {
-                text: Bytes::copy_from_slice(parse.text),
-                types: Bytes::copy_from_slice(parse.param_types),
-                generation,
-                role,
-            },
-        );
+        let statement = ClientStatement::Unnamed {
+            text: Bytes::copy_from_slice(parse.text),
+            types: Bytes::copy_from_slice(parse.param_types),
+            generation,
+            role,
+        };
+        let undo = self.statements.change(Bytes::new(), Some(statement));
         server.output.extend_from_slice(message.bytes);
         server.state.unnamed = Some((self.identity.session, generation));
         self.expects.push(Expect::Parse {
@@ -94,6 +96,14 @@ impl Session {
             prepared: None,
             held: false,
         });
+        self.remember(undo);
+    }
+
+    /// Keeps what takes a change back until it is known whether the server comes to its message.
+    fn remember(&mut self, undo: Undo) {
+        if !self.settled() {
+            self.expects.push(Expect::Undo(Box::new(undo)));
+        }
     }
 
     fn parse_named(
@@ -110,16 +120,15 @@ impl Session {
             },
             settings_hash: self.state.settings().hash(),
         });
-        self.statements.insert(
-            name.clone(),
-            ClientStatement::Server {
-                prepared: prepared.clone(),
-                role,
-            },
-        );
+        let statement = ClientStatement::Server {
+            prepared: prepared.clone(),
+            role,
+        };
+        let undo = self.statements.change(name.clone(), Some(statement));
         let held = server.state.prepared.touch(&prepared);
         if held && !matches!(self.tx, Tx::Failed) {
             self.answer(backend::put_parse_complete);
+            self.remember(undo);
             return;
         }
         frontend::put_parse_raw(
@@ -133,11 +142,14 @@ impl Session {
             prepared: Some(prepared.clone()),
             held,
         });
+        self.remember(undo);
         if !held {
             self.hold(server, &prepared);
         }
     }
 
+    /// A portal that the router must know of is noted only when no ReadyForQuery is outstanding:
+    /// with it, the portals of the batch before are forgotten.
     pub(super) fn bind(
         &mut self,
         message: ClientMessage<'_>,
@@ -158,6 +170,9 @@ impl Session {
             statement = self.as_servers(text, types);
         }
         if let ClientStatement::Router { text, .. } = statement {
+            if self.expects.has_ready() {
+                return Ok(Handled::Later);
+            }
             let parameters = parameters(&bind)?;
             let portal = Portal::Router {
                 text,
@@ -172,6 +187,9 @@ impl Session {
             return Ok(self.acquire_or_later());
         };
         let effects = self.bind_effects(&statement, &bind)?;
+        if !effects.is_empty() && self.expects.has_ready() {
+            return Ok(Handled::Later);
+        }
         let portal = (!effects.is_empty()).then_some(Portal::Server(effects));
         self.statements.set_portal(bind.portal, portal);
         match &statement {
@@ -318,7 +336,11 @@ impl Session {
         let target = Target::decode(message.body).map_err(malformed)?;
         match target.kind {
             TargetKind::Statement => {
-                self.statements.remove(target.name);
+                let name = Bytes::copy_from_slice(target.name);
+                let undo = self.statements.change(name, None);
+                self.answer(backend::put_close_complete);
+                self.remember(undo);
+                return Ok(Handled::Done);
             }
             TargetKind::Portal => {
                 let own = matches!(

@@ -170,7 +170,7 @@ impl Session {
 
     /// Answers of the router that were waiting for their turn.
     fn flush_local(&mut self) {
-        while let Some(Expect::Local(_)) = self.expects.front() {
+        while let Some(Expect::Local(_) | Expect::Undo(_)) = self.expects.front() {
             if let Some(Expect::Local(bytes)) = self.expects.pop() {
                 self.output.extend_from_slice(&bytes);
             }
@@ -417,14 +417,12 @@ impl Session {
             {
                 server.prepared.remove(prepared);
             }
-            match parse.client_name {
-                Some(name) if name.is_empty() => {
-                    server.unnamed = None;
-                    self.statements.remove(b"");
-                }
-                Some(name) => self.statements.remove_if(&name, prepared),
-                None => server.unnamed = None,
+            if parse.client_name.is_none_or(|name| name.is_empty()) {
+                server.unnamed = None;
             }
+        }
+        for undo in skipped.undos.into_iter().rev() {
+            self.statements.undo(undo);
         }
         for prepared in skipped.closes {
             server.prepared.insert_without_eviction(&prepared);

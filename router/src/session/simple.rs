@@ -19,6 +19,8 @@ impl Session {
         let text = frontend::query_text(message.body).map_err(|error| Refusal::Protocol {
             message: error.to_string(),
         })?;
+        // As PostgreSQL does, whatever becomes of the Query.
+        self.statements.remove(b"");
         match self.survey(text) {
             Survey::Forward(effects) => {
                 let handled = self.forward_query(message, server, effects)?;

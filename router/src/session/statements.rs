@@ -27,6 +27,26 @@ pub(crate) enum ClientStatement {
     Router { text: Bytes, types: Bytes },
 }
 
+impl ClientStatement {
+    /// Tells one Parse from another.
+    fn identity(&self) -> usize {
+        match self {
+            Self::Server { prepared, .. } => Arc::as_ptr(prepared).addr(),
+            Self::Unnamed { text, .. } | Self::Router { text, .. } => text.as_ptr().addr(),
+        }
+    }
+}
+
+/// How to take back what a message did to the client's statements before it was known whether the
+/// message counts: an error before it makes PostgreSQL skip it.
+#[derive(Debug)]
+pub(crate) struct Undo {
+    pub(crate) name: Bytes,
+    /// Which statement the name was given to.
+    put: Option<usize>,
+    pub(crate) previous: Option<ClientStatement>,
+}
+
 /// What else a statement does when it runs on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatementRole {
@@ -70,11 +90,31 @@ impl Statements {
         }
     }
 
-    pub(crate) fn insert(&mut self, name: Bytes, statement: ClientStatement) {
+    /// Gives the name to another statement or to none; answers how to take that back.
+    pub(crate) fn change(&mut self, name: Bytes, statement: Option<ClientStatement>) -> Undo {
+        let put = statement.as_ref().map(ClientStatement::identity);
+        let previous = self.set(name.clone(), statement);
+        Undo {
+            name,
+            put,
+            previous,
+        }
+    }
+
+    /// Takes a change back, unless the name was given to another statement since.
+    pub(crate) fn undo(&mut self, undo: Undo) {
+        if self.find(&undo.name).map(ClientStatement::identity) == undo.put {
+            self.set(undo.name, undo.previous);
+        }
+    }
+
+    fn set(&mut self, name: Bytes, statement: Option<ClientStatement>) -> Option<ClientStatement> {
         if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else {
-            self.named.insert(name, statement);
+            return std::mem::replace(&mut self.unnamed, statement);
+        }
+        match statement {
+            Some(statement) => self.named.insert(name, statement),
+            None => self.named.remove(&name),
         }
     }
 
@@ -104,20 +144,9 @@ impl Statements {
         }
     }
 
-    /// Forgets a named statement whose Parse failed, unless the name was given to another since.
-    pub(crate) fn remove_if(&mut self, name: &[u8], prepared: Option<&Prepared>) {
-        let same = match self.named.get(name) {
-            Some(ClientStatement::Server { prepared: held, .. }) => Some(&**held) == prepared,
-            _ => false,
-        };
-        if same {
-            self.named.remove(name);
-        }
-    }
-
+    /// Forgets the named statements, as DEALLOCATE ALL does.
     pub(crate) fn clear(&mut self) {
         self.named.clear();
-        self.unnamed = None;
     }
 
     pub(crate) fn next_generation(&mut self) -> u64 {

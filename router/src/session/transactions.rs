@@ -96,7 +96,11 @@ impl Session {
                 };
                 self.run_on_server(text, vec![Effect::End], mode, server)
             }
-            Kind::Commit { .. } | Kind::Rollback { .. } => {
+            Kind::Commit { chain } | Kind::Rollback { chain } => {
+                let begin = match &self.tx {
+                    Tx::FailedHere { deferred, .. } => deferred.first().cloned(),
+                    _ => None,
+                };
                 self.state.rollback();
                 self.tx = Tx::Idle;
                 match self.lost.take() {
@@ -105,7 +109,14 @@ impl Session {
                     Some(shard) if matches!(kind, Kind::Commit { .. }) => {
                         Err(Refusal::LostRolledBack { shard })
                     }
-                    _ => self.command_complete("ROLLBACK"),
+                    _ => {
+                        if *chain {
+                            self.state.begin();
+                            let prologue = vec![begin.unwrap_or_else(|| "BEGIN".to_owned())];
+                            self.tx = Tx::Deferred { prologue };
+                        }
+                        self.command_complete("ROLLBACK")
+                    }
                 }
             }
             Kind::RollbackTo(name) if open_on_server => {

@@ -10,6 +10,7 @@
     clippy::print_stdout
 )]
 
+pub mod compare;
 pub mod probe;
 
 use std::net::SocketAddr;
