@@ -19,6 +19,7 @@ mod router;
 mod serve;
 mod server;
 mod session;
+mod socket;
 
 pub use config::{Config, ConfigError, Timeouts};
 pub use serve::{RouterError, Running, run, start};

@@ -18,6 +18,7 @@ use crate::fleet::FleetWatch;
 use crate::http::Http;
 use crate::login::{LoginEnd, login};
 use crate::router::Router;
+use crate::socket::prepare_socket;
 
 /// How long a start waits for the catalog to give the router its number.
 const REGISTRATION_TIME: Duration = Duration::from_secs(2);
@@ -224,7 +225,7 @@ async fn accept(
 
 /// One client, from accept to close.
 async fn client(router: Arc<Router>, socket: TcpStream) {
-    if socket.set_nodelay(true).is_err() {
+    if prepare_socket(&socket).is_err() {
         return;
     }
     let limit = router.config.timeouts.login;

@@ -5,6 +5,7 @@
 //! keeps a fleet current from there.
 
 pub mod catalog;
+pub mod causes;
 pub mod change;
 pub mod directory;
 pub mod fleet;

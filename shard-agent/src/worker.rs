@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenantry_schema::catalog::CatalogError;
+use tenantry_schema::causes::one_line;
 use tenantry_schema::fleet::FleetSettings;
 use tenantry_schema::guard::role;
 use tenantry_schema::secrets::{SecretsError, SecretsFile, ShardSecrets};
@@ -94,7 +95,7 @@ impl Worker {
         loop {
             let Err(error) = self.session(&mut pause).await;
             // An outage is told once, not at every attempt.
-            let told = describe(&error);
+            let told = one_line(&error);
             if told == last_told {
                 tracing::debug!(shard = %self.shard.name, error = told, "still not working");
             } else {
@@ -273,16 +274,4 @@ async fn in_time<T>(
         Ok(done) => Ok(done?),
         Err(_) => Err(WorkError::Silent),
     }
-}
-
-/// An error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

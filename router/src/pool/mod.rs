@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tenantry_schema::causes::one_line;
 use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tokio::sync::oneshot;
@@ -146,6 +147,10 @@ impl Pool {
         self.login.shard.id
     }
 
+    pub(crate) fn login(&self) -> &ServerLogin {
+        &self.login
+    }
+
     pub(crate) fn shard_name(&self) -> String {
         self.login.shard.name.to_string()
     }
@@ -260,7 +265,7 @@ impl Pool {
     }
 
     fn note_down(&self, error: &ConnectError) -> Refusal {
-        let reason = describe(error);
+        let reason = one_line(error);
         tracing::warn!(shard = %self.login.shard.name, %reason, "cannot open a server connection");
         self.inner.lock().down = Some((Instant::now() + self.limits.retry, reason.clone()));
         self.down(reason)
@@ -343,16 +348,4 @@ impl Inner {
             None => self.idle.pop(),
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

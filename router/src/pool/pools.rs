@@ -38,28 +38,45 @@ impl Pools {
 
     /// The pool of a shard.
     pub(crate) fn pool(&self, shard: &Arc<Shard>) -> Result<Arc<Pool>, Refusal> {
-        if let Some((address, pool)) = self.pools.lock().get(&shard.id)
+        // Held while the secrets are read, so that a shard never has two pools.
+        let mut pools = self.pools.lock();
+        if let Some((address, pool)) = pools.get(&shard.id)
             && *address == shard.address
         {
             return Ok(Arc::clone(pool));
         }
         let login = self.login(shard)?;
         let pool = Arc::new(Pool::new(login, self.limits));
-        let entry = (shard.address.clone(), Arc::clone(&pool));
-        self.pools.lock().insert(shard.id, entry);
+        pools.insert(shard.id, (shard.address.clone(), Arc::clone(&pool)));
         Ok(pool)
     }
 
-    /// After a rotation of keys or passwords, sessions get new pools; connections of the old ones
-    /// serve until their leases end.
+    /// After a rotation of a shard's key or password, sessions get a new pool for it; connections
+    /// of the old one serve until their leases end. Other shards notice nothing.
     pub(crate) fn renew_if_rotated(&self) {
         let now = written(&self.secrets_file);
         let mut known = self.secrets_written.lock();
-        if now.is_some() && *known != now {
-            *known = now;
-            tracing::info!("the secrets file has changed: opening new server connections");
-            self.pools.lock().clear();
+        if now.is_none() || *known == now {
+            return;
         }
+        let secrets = match SecretsFile::load(&self.secrets_file) {
+            Ok(secrets) => secrets,
+            Err(error) => {
+                tracing::warn!(%error, "the secrets file has changed and cannot be read");
+                return;
+            }
+        };
+        *known = now;
+        self.pools.lock().retain(|_, (_, pool)| {
+            let login = pool.login();
+            let same = secrets.shard(login.shard.name.as_str()).is_some_and(|now| {
+                now.passwords.app.expose() == login.password && now.guard.current == login.guard
+            });
+            if !same {
+                tracing::info!(shard = %login.shard.name, "secrets have changed: opening new server connections");
+            }
+            same
+        });
     }
 
     /// The file is read for each new pool, so that a shard added later is found in it.

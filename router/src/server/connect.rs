@@ -24,6 +24,7 @@ use super::{
     BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
 };
 use crate::session::Settings;
+use crate::socket::prepare_socket;
 
 /// How to log in to one shard.
 #[derive(Clone)]
@@ -103,7 +104,7 @@ pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
             address: format!("{}:{}", address.host, address.port),
             source,
         })?;
-    socket.set_nodelay(true).map_err(ConnectError::Broken)?;
+    prepare_socket(&socket).map_err(ConnectError::Broken)?;
     let mut opening = Opening {
         peer: socket.peer_addr().map_err(ConnectError::Broken)?,
         socket,

@@ -23,6 +23,7 @@ use crate::catalog::{
     CHANGE_CHANNEL, CatalogError, Changes, Origin, TrimPolicy, changes_after, load, open, origin,
     parse_url, trim_some,
 };
+use crate::causes::one_line;
 use crate::change::ChangeGroup;
 use crate::fleet::{ApplyError, Fleet};
 
@@ -216,7 +217,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
             Ok(0) => {}
             Ok(trimmed) => tracing::debug!(trimmed, "trimmed the change log"),
             Err(error) => {
-                tracing::debug!(error = status::chain(&error), "cannot trim the change log");
+                tracing::debug!(error = one_line(&error), "cannot trim the change log");
             }
         }
     }
@@ -358,7 +359,7 @@ impl<P: FnMut(Arc<Fleet>) + Send> Follower<P> {
     }
 
     fn lost(&self, error: &CatalogError) {
-        let text = status::chain(error);
+        let text = one_line(error);
         let before = self.status.borrow().clone();
         if before.connected || before.last_error.as_deref() != Some(&text) {
             tracing::warn!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::status::chain;
+use crate::causes::one_line;
 use crate::fleet::Fleet;
 use crate::snapshot::{self, SnapshotError};
 
@@ -78,7 +78,9 @@ async fn write(path: PathBuf, fleet: Arc<Fleet>) {
     let written = tokio::task::spawn_blocking(move || snapshot::save(&fleet, &path)).await;
     match written {
         Ok(Ok(())) => tracing::debug!(sequence, "wrote the snapshot file"),
-        Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot write the snapshot file"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = one_line(&error), "cannot write the snapshot file")
+        }
         Err(error) => tracing::error!(%error, "writing the snapshot file was interrupted"),
     }
 }
@@ -89,7 +91,7 @@ pub(super) async fn load_snapshot(path: PathBuf) -> Result<Option<Fleet>, String
     match loaded {
         Ok(Ok(fleet)) => Ok(Some(fleet)),
         Ok(Err(error)) if SnapshotError::is_absent(&error) => Ok(None),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(error) => Err(chain(&error)),
+        Ok(Err(error)) => Err(one_line(&error)),
+        Err(error) => Err(one_line(&error)),
     }
 }

@@ -1,6 +1,5 @@
 //! What a follower tells about itself.
 
-use std::error::Error;
 use std::time::Instant;
 
 /// Where the published fleet comes from.
@@ -40,20 +39,4 @@ pub struct FollowStatus {
     /// When the end of the change log was last seen: the published fleet is at most so old. Its progress alone wakes
     /// nobody who watches.
     pub contact: Option<Instant>,
-}
-
-/// An error with its causes on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        // Some drivers repeat the cause in their own text.
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }
