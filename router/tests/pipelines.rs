@@ -143,7 +143,12 @@ async fn an_explicit_end_in_the_middle_of_a_batch_does_not_stall_it() {
     let setup = setup().await;
     let mut bytes = BytesMut::new();
     frontend::put_query(&mut bytes, "BEGIN");
-    for text in ["SAVEPOINT b", "SELECT 1", "COMMIT", "SELECT 2"] {
+    for text in [
+        "SAVEPOINT b",
+        "SHOW transaction_isolation",
+        "COMMIT",
+        "SELECT 2",
+    ] {
         run(&mut bytes, text);
     }
     frontend::put_sync(&mut bytes);

@@ -175,6 +175,10 @@ impl Session {
                 self.output.extend_from_slice(&bytes);
             }
         }
+        if self.settled() {
+            // What is sent from now on needs a Flush of its own.
+            self.batch.flushed = false;
+        }
     }
 
     fn command_completed(&mut self, message: &Bytes, server: &mut Link) -> Result<(), ServerFault> {
