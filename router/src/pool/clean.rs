@@ -87,7 +87,8 @@ async fn run(server: &mut Server, script: &[&'static str]) -> Result<(), &'stati
         server.link.state.dirty = false;
         server.link.state.prepared.clear();
         server.link.state.applied = Some(crate::session::Settings::default());
-        server.link.state.bound = Bound::Unknown;
+        server.link.state.bound = Bound::Known(None);
+        server.link.state.fallback = Bound::Known(None);
         // The statement that binds is gone as well.
         return rebind(server).await;
     }

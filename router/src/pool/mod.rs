@@ -199,7 +199,10 @@ impl Pool {
 
     /// A connection that is idle right now, without waiting or opening one.
     pub(crate) fn take_idle(self: &Arc<Self>, tenant: Option<TenantId>) -> Option<Lease> {
-        let mut inner = self.inner.lock();
+        self.take_quiet(&mut self.inner.lock(), tenant)
+    }
+
+    fn take_quiet(self: &Arc<Self>, inner: &mut Inner, tenant: Option<TenantId>) -> Option<Lease> {
         while let Some(server) = inner.take_idle(tenant) {
             if server.is_quiet() {
                 return Some(Lease::new(server, Slot::new(self)));
@@ -210,10 +213,11 @@ impl Pool {
     }
 
     fn try_acquire(self: &Arc<Self>, tenant: Option<TenantId>) -> Result<Attempt, Refusal> {
-        if let Some(lease) = self.take_idle(tenant) {
+        // One lock for looking and queueing: nobody may be given back a connection in between.
+        let mut inner = self.inner.lock();
+        if let Some(lease) = self.take_quiet(&mut inner, tenant) {
             return Ok(Attempt::Connection(Box::new(lease)));
         }
-        let mut inner = self.inner.lock();
         if let Some((until, reason)) = &inner.down {
             if Instant::now() < *until {
                 return Err(self.down(reason.clone()));

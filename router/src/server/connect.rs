@@ -250,6 +250,7 @@ impl Opening {
                 identity,
                 guard: login.guard.clone(),
                 bound: Bound::Known(None),
+                fallback: Bound::Known(None),
                 applied: Some(Settings::default()),
                 bound_in_transaction: false,
                 applied_in_transaction: false,

@@ -49,6 +49,9 @@ pub(crate) struct ServerState {
     pub(crate) identity: String,
     pub(crate) guard: GuardKey,
     pub(crate) bound: Bound,
+    /// What a rollback leaves the session bound to, whoever asks for it and in whatever words. The
+    /// prologue sees to it that this is never another tenant than the one that is served.
+    pub(crate) fallback: Bound,
     /// Settings in force beyond the connection's own; `None` after a rollback that may have
     /// reverted some.
     pub(crate) applied: Option<Settings>,
@@ -74,6 +77,8 @@ impl ServerState {
     pub(crate) fn transaction_ended(&mut self, committed: bool) {
         if !committed {
             self.reverted();
+        } else if self.bound_in_transaction {
+            self.fallback = self.bound;
         }
         self.bound_in_transaction = false;
         self.applied_in_transaction = false;

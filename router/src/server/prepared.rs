@@ -143,6 +143,11 @@ impl PreparedCache {
         self.used_at.remove(&prepared.id);
     }
 
+    /// Whether the connection holds so many that it should start afresh.
+    pub(crate) fn overflows(&self) -> bool {
+        self.used_at.len() > 2 * self.max
+    }
+
     /// After DISCARD ALL on the server.
     pub(crate) fn clear(&mut self) {
         self.used_at.clear();

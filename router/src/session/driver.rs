@@ -17,7 +17,7 @@ use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::frontend as tag;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Next, Session};
 use crate::cancel::{CancelSlot, Requests};
@@ -30,6 +30,8 @@ use crate::server::Server;
 const READ_SIZE: usize = 16 << 10;
 /// Beyond this many unread bytes for one side, the other side is not read.
 const HIGH_WATER: usize = 256 << 10;
+/// Longest time to write what is owed to a client whose session has ended.
+const FAREWELL_TIME: Duration = Duration::from_secs(2);
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Connection {
                 Some(ended) => break ended,
                 None if draining && self.session.is_drainable() => {
                     self.session.fatal(&Refusal::Shutdown);
-                    continue;
+                    break Ended::Orderly;
                 }
                 None => {}
             }
@@ -259,10 +261,12 @@ impl Connection {
     async fn finish(mut self, lease: Option<Lease>, ended: Ended) {
         if ended == Ended::Orderly {
             let output = self.session.output.split();
-            if self.socket.write_all(&output).await.is_ok() {
-                // The client may be gone already; there is nobody left to tell.
-                let _ = self.socket.shutdown().await;
-            }
+            let farewell = async {
+                self.socket.write_all(&output).await?;
+                self.socket.shutdown().await
+            };
+            // The client may be gone already, or not reading; there is nobody left to tell.
+            let _ = timeout(FAREWELL_TIME, farewell).await;
         }
         self.router.metrics.ran(self.session.take_counts());
         let Some(mut lease) = lease else { return };
@@ -294,10 +298,14 @@ impl Connection {
             Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
             Err(_) => io.client_deaf = true,
         }
+        let mut server_full = false;
         if let Some(server) = lease.and_then(Lease::server) {
             progress |= self.poll_server(server, &mut io, cx);
+            server_full = server.link.output.len() > HIGH_WATER;
         }
-        if self.input.len() < HIGH_WATER || self.input.len() < self.input.capacity() {
+        // A message larger than the bound is read to its end, and no further.
+        let bound = HIGH_WATER.max(self.session.wanted(&self.input));
+        if !server_full && self.input.len() < bound {
             match poll_read(&mut self.socket, &mut self.input, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     if !self.may_still_end_orderly() {

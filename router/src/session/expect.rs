@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tenantry_schema::tenant::TenantId;
 
 use super::state::Assigned;
 use super::statements::Undo;
@@ -50,6 +51,12 @@ pub(crate) enum Expect {
     HiddenAbort,
     /// Ours: ReadyForQuery of a Sync behind a simple Query that had a prologue.
     HiddenSync,
+    /// Ours: all replies to a bind in a transaction of its own. Its failure concerns nobody: the
+    /// client's transaction binds again.
+    Fallback {
+        tenant: Option<TenantId>,
+        failed: bool,
+    },
     /// ParseComplete; a named statement is forgotten when its Parse fails.
     Parse {
         client_name: Bytes,
@@ -94,7 +101,17 @@ impl Expect {
                 | Self::HiddenClose(_)
                 | Self::HiddenAbort
                 | Self::HiddenSync
+                | Self::Fallback { .. }
         )
+    }
+
+    /// Whether what it stands for ties the session to its connection.
+    pub(crate) fn pins(&self) -> bool {
+        match self {
+            Self::Execute { effects, .. } => effects.contains(&Effect::Pin),
+            Self::Query { effects, .. } => effects.iter().any(|(_, effect)| *effect == Effect::Pin),
+            _ => false,
+        }
     }
 
     /// Whether ReadyForQuery ends this entry.

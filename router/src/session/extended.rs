@@ -12,7 +12,7 @@ use tenantry_wire::{MessageError, tag::frontend as tag};
 
 use super::client::{ClientMessage, Handled};
 use super::expect::{Effect, Expect};
-use super::special::{Mode, has_parameter_name};
+use super::special::{Mode, has_parameter_name, is_role_setting, role_change};
 use super::statements::{ClientStatement, Portal, StatementRole, Undo};
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -183,10 +183,18 @@ impl Session {
             self.answer(backend::put_bind_complete);
             return Ok(Handled::Done);
         }
+        let effects = self.bind_effects(&statement, &bind)?;
+        let sets_role =
+            |effect: &Effect| matches!(effect, Effect::Set { name, .. } if is_role_setting(name));
+        if effects.iter().any(sets_role) {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            return Err(role_change());
+        }
         let Some(server) = self.ready_server(server)? else {
             return Ok(self.acquire_or_later());
         };
-        let effects = self.bind_effects(&statement, &bind)?;
         if !effects.is_empty() && self.expects.has_ready() {
             return Ok(Handled::Later);
         }
@@ -425,6 +433,7 @@ impl Session {
                     | Kind::RollbackTo(_)
                     | Kind::Release(_)
                     | Kind::SetTransaction(_)
+                    | Kind::SetSessionCharacteristics(_)
                     | Kind::Set { .. }
                     | Kind::Reset(_)
             )

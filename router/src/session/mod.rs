@@ -37,6 +37,7 @@ use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, TxStatus};
+use tenantry_wire::frame;
 
 pub(crate) use self::special::unsafe_encoding;
 pub(crate) use self::state::{Assigned, Settings};
@@ -263,6 +264,17 @@ impl Session {
                     ..
                 }
         )
+    }
+
+    /// Bytes that the client message at the front of the input takes as a whole.
+    pub(crate) fn wanted(&self, input: &[u8]) -> usize {
+        if self.passing_in > 0 {
+            return 0;
+        }
+        match frame::peek(input, self.shared.message_bytes_max) {
+            Ok(Some(head)) => head.total,
+            _ => 0,
+        }
     }
 
     /// Whether a client message has been passed on in part only.

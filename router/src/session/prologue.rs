@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tenantry_schema::guard;
+use tenantry_schema::tenant::TenantId;
 use tenantry_wire::frontend::{self, Format, TargetKind};
 use tenantry_wire::sql::{self, Isolation, Kind};
 
@@ -21,6 +22,7 @@ impl Session {
             return false;
         }
         let before = server.output.len();
+        self.commit_bind(server);
         self.open_transaction(server);
         self.leave_copy_role(server);
         self.apply_settings(server);
@@ -28,6 +30,28 @@ impl Session {
         let sent = server.output.len() > before;
         self.unproven |= sent;
         sent
+    }
+
+    /// Binds the tenant in a transaction of its own first, where a rollback would fall back to
+    /// another tenant. The bind that follows in the client's transaction stays: a cancel that comes
+    /// late may kill this one.
+    fn commit_bind(&mut self, server: &mut Link) {
+        let tenant = self.state.tenant();
+        let wanted = Bound::Known(tenant);
+        let falls_well =
+            server.state.fallback == Bound::Known(None) || server.state.fallback == wanted;
+        let outside = matches!(self.tx, Tx::Idle | Tx::Deferred { .. })
+            && !self.batch.forwarded
+            && !self.sync_owed;
+        if server.state.bound == wanted || falls_well || !outside {
+            return;
+        }
+        self.put_bound(server, tenant);
+        frontend::put_sync(&mut server.output);
+        self.expects.push(Expect::Fallback {
+            tenant,
+            failed: false,
+        });
     }
 
     /// Whether a statement must wait for a ReadyForQuery that is on order.
@@ -109,8 +133,11 @@ impl Session {
             Some(applied) if applied.hash() == wanted.hash() => return,
             Some(applied) => applied.difference(&wanted),
             None => {
-                let prepared = self.internal("RESET ALL");
-                self.run_hidden_prepared(server, &prepared);
+                // RESET ALL leaves the role as it is.
+                for text in ["RESET ALL", "RESET ROLE"] {
+                    let prepared = self.internal(text);
+                    self.run_hidden_prepared(server, &prepared);
+                }
                 server.state.bound = Bound::Unknown;
                 Settings::default().difference(&wanted)
             }
@@ -127,6 +154,14 @@ impl Session {
         if server.state.bound == Bound::Known(tenant) {
             return;
         }
+        self.put_bound(server, tenant);
+        self.expects.push(Expect::HiddenBind);
+        self.expects.push(Expect::HiddenExecute);
+        server.state.bound = Bound::Known(tenant);
+        server.state.bound_in_transaction = true;
+    }
+
+    fn put_bound(&self, server: &mut Link, tenant: Option<TenantId>) {
         let value = self.signed(&server.state, tenant);
         let parameters = [Some(value.as_bytes())];
         frontend::put_bind(
@@ -137,18 +172,10 @@ impl Session {
             Format::Text,
         );
         frontend::put_execute(&mut server.output, "", 0);
-        self.expects.push(Expect::HiddenBind);
-        self.expects.push(Expect::HiddenExecute);
-        server.state.bound = Bound::Known(tenant);
-        server.state.bound_in_transaction = true;
     }
 
     /// The value that `tenantry.tenant()` accepts on this connection only; empty for nobody.
-    fn signed(
-        &self,
-        server: &ServerState,
-        tenant: Option<tenantry_schema::tenant::TenantId>,
-    ) -> String {
+    fn signed(&self, server: &ServerState, tenant: Option<TenantId>) -> String {
         let key = self.fleet().settings.tenant_key;
         tenant.map_or_else(String::new, |tenant| {
             let id = tenant.display(key).to_string();

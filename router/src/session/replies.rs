@@ -101,8 +101,10 @@ impl Session {
             }
             tag::ROW_DESCRIPTION | tag::NO_DATA => self.described(letter, message),
             tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => {
-                if let Some(Expect::Execute { .. }) = self.expects.front() {
-                    self.expects.pop();
+                if matches!(self.expects.front(), Some(Expect::Execute { .. }))
+                    && let Some(Expect::Execute { effects, .. }) = self.expects.pop()
+                {
+                    self.apply(effects, b"", &mut server.state);
                 }
                 self.output.extend_from_slice(message);
                 self.flush_local();
@@ -137,6 +139,9 @@ impl Session {
 
     /// Parse, Bind or Close succeeded.
     fn step_completed(&mut self, letter: u8, message: &Bytes) -> Result<(), ServerFault> {
+        if matches!(self.expects.front(), Some(Expect::Fallback { .. })) {
+            return Ok(());
+        }
         let shown = match (self.expects.pop(), letter) {
             (Some(Expect::HiddenParse(_)), tag::PARSE_COMPLETE)
             | (Some(Expect::HiddenBind), tag::BIND_COMPLETE)
@@ -185,6 +190,7 @@ impl Session {
         let command = backend::command_complete(&message[HEAD_LEN..])
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         match self.expects.front_mut() {
+            Some(Expect::Fallback { .. }) => return Ok(()),
             Some(Expect::HiddenExecute) => {
                 self.expects.pop();
                 self.flush_local();
@@ -254,11 +260,16 @@ impl Session {
                 Effect::Reset(name) => {
                     self.begin_implicit();
                     self.state.reset(&name);
-                    // The connection's own default need not be the client's startup value.
-                    server.applied = None;
+                    // The connection's own default need not be the client's startup value: what
+                    // is missing is applied before the next statement.
+                    if let Some(applied) = &mut server.applied {
+                        applied.remove(&name);
+                        server.applied_in_transaction = true;
+                    }
                 }
                 Effect::PrepareSql { name, prepared } => {
                     server.prepared.insert_without_eviction(&prepared);
+                    server.dirty |= server.prepared.overflows();
                     self.statements.insert_sql(&name, prepared);
                 }
                 Effect::Pin => {
@@ -294,6 +305,15 @@ impl Session {
         let status = backend::ready_for_query(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         server.state.status = status;
+        if let Some(Expect::Fallback { tenant, failed }) = self.expects.front() {
+            server.state.fallback = if *failed {
+                Bound::Unknown
+            } else {
+                Bound::Known(*tenant)
+            };
+            self.expects.pop();
+            return Ok(());
+        }
         self.unproven = false;
         let shown = match self.expects.pop() {
             Some(Expect::HiddenSync) => false,
@@ -367,7 +387,13 @@ impl Session {
                 message: fields.message.clone(),
             });
         }
+        if let Some(Expect::Fallback { failed, .. }) = self.expects.front_mut() {
+            *failed = true;
+            return Ok(());
+        }
         self.distrust(&fields.code, &mut server.state);
+        // A lock that the failed statement took outlives it.
+        server.state.dirty |= self.expects.front().is_some_and(Expect::pins);
         self.batch.failed = true;
         self.copy_in = false;
         self.copy_starting = false;

@@ -124,6 +124,12 @@ impl Session {
         if tenant == self.state.tenant() {
             return Ok(());
         }
+        if self.pinned && self.leaves_shard(tenant) {
+            return Err(Refusal::NotPermitted {
+                what: "a tenant of another shard while the session holds locks or cursors",
+                hint: "DISCARD ALL gives them up",
+            });
+        }
         match &mut self.tx {
             Tx::Idle if self.batch.forwarded || self.sync_owed => Err(Refusal::SwitchInTransaction),
             Tx::Idle | Tx::Deferred { .. } => Ok(()),
@@ -139,6 +145,13 @@ impl Session {
             }
             _ => Err(Refusal::SwitchInTransaction),
         }
+    }
+
+    fn leaves_shard(&self, tenant: Option<TenantId>) -> bool {
+        let shard = |tenant: Option<TenantId>| {
+            tenant.and_then(|tenant| self.placement(tenant).map(|(shard, _)| shard))
+        };
+        tenant.is_some() && shard(tenant) != shard(self.state.tenant())
     }
 
     /// The value that SHOW and current_setting() return.

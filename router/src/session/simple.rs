@@ -64,7 +64,7 @@ impl Session {
         let ends_within = effects.iter().any(|(index, effect)| {
             index + 1 < ranges.len() && matches!(effect, Effect::End | Effect::RollbackTo(_))
         });
-        whole &= matches!(self.tx, Tx::Idle) || !ends_within;
+        whole &= !ends_within;
         if whole && (ranges.len() > 1 || !self.single_is_local(&effects)) {
             return Survey::Forward(effects);
         }

@@ -39,9 +39,9 @@ impl Session {
                 name.starts_with("tenantry.") || sets_unsafe_encoding(name, value)
             }
             Kind::Reset(name) | Kind::Show(name) => name.starts_with("tenantry."),
-            Kind::SetConfig { calls, .. } => calls
-                .iter()
-                .any(|call| names_tenantry(call) || calls_unsafe_encoding(call)),
+            Kind::SetConfig { calls, .. } => calls.iter().any(|call| {
+                names_tenantry(call) || calls_unsafe_encoding(call) || names_role(call)
+            }),
             Kind::NotUtf8
             | Kind::ResetAll
             | Kind::Discard(_)
@@ -159,6 +159,7 @@ impl Session {
             Kind::Set { name, value, .. } if sets_unsafe_encoding(name, value) => {
                 Err(unsafe_encoding())
             }
+            Kind::SetConfig { calls, .. } if calls.iter().any(names_role) => Err(role_change()),
             Kind::SetConfig { calls, .. } if calls.iter().any(calls_unsafe_encoding) => {
                 Err(unsafe_encoding())
             }
@@ -222,10 +223,7 @@ impl Session {
             {
                 self.command_complete("SET")
             }
-            _ => Err(Refusal::NotPermitted {
-                what: "SET ROLE",
-                hint: ROLE_HINT,
-            }),
+            _ => Err(role_change()),
         }
     }
 
@@ -370,5 +368,23 @@ pub(crate) fn unsafe_encoding() -> Refusal {
     Refusal::Unsupported {
         what: "a client encoding in which an ASCII byte may be half a character".to_owned(),
         hint: "use UTF8, or an encoding such as LATIN1",
+    }
+}
+
+fn names_role(call: &SettingCall) -> bool {
+    let SettingCall::Set { name, .. } = call else {
+        return false;
+    };
+    matches!(name, Arg::Literal(name) if is_role_setting(name))
+}
+
+pub(super) fn is_role_setting(name: &str) -> bool {
+    name.eq_ignore_ascii_case("role") || name.eq_ignore_ascii_case("session_authorization")
+}
+
+pub(super) fn role_change() -> Refusal {
+    Refusal::NotPermitted {
+        what: "SET ROLE",
+        hint: ROLE_HINT,
     }
 }

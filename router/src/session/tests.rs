@@ -61,6 +61,7 @@ fn link() -> Link {
             identity: "one".to_owned(),
             guard: GuardKey::generate(1),
             bound: Bound::Known(None),
+            fallback: Bound::Known(None),
             applied: Some(Settings::default()),
             bound_in_transaction: false,
             applied_in_transaction: false,
