@@ -27,6 +27,8 @@ use tenantry_wire::frontend::{self, Format};
 use tenantry_wire::tag::backend as tag;
 use tokio_postgres::Client;
 
+/// Long enough to see a row that is committed and to cut before the answer has passed.
+const ANSWER_DELAY: Duration = Duration::from_secs(1);
 const SLOW: &str = "SELECT pg_sleep(60)";
 
 /// One shard with two tenants, and the superuser's session with it.
@@ -103,6 +105,26 @@ impl Stage {
     async fn count(&self, kind: &str) -> i64 {
         let sql = "SELECT count(*) FROM events WHERE kind = $1";
         self.admin.query_one(sql, &[&kind]).await.unwrap().get(0)
+    }
+
+    /// Sends what commits one more event of this kind, and cuts the connection to the shard once it
+    /// is committed, while the answer is still on its way.
+    async fn cut_once_done(
+        &self,
+        proxy: &FaultProxy,
+        client: &mut RawClient,
+        kind: &str,
+        build: impl FnOnce(&mut BytesMut),
+    ) {
+        let before = self.count(kind).await;
+        proxy.delay(ANSWER_DELAY);
+        client.send(build).await.unwrap();
+        until("committed", async || {
+            (self.count(kind).await == before + 1).then_some(())
+        })
+        .await;
+        proxy.cut();
+        proxy.resume().await;
     }
 
     /// The session serves its tenant, outside a transaction.
@@ -290,10 +312,9 @@ async fn a_backend_lost_in_commit() {
             .query(&format!("BEGIN; {}", insert("done")))
             .await
             .unwrap();
-        // Behind this answer nothing is under way any more.
-        client.query("SELECT 1").await.unwrap();
-        proxy.cut_after(Direction::ToClient, 1);
-        client.send(commit).await.unwrap();
+        stage
+            .cut_once_done(&proxy, &mut client, "done", commit)
+            .await;
         let told = client.until_ready().await.unwrap();
         assert_refused(&told, "08007", "OUTCOME_UNKNOWN");
         assert_eq!(stage.count("done").await, before + 1);
@@ -319,8 +340,12 @@ async fn a_backend_lost_in_commit() {
     }
     // An INSERT of its own whose answer is lost.
     stage.usable(&mut client).await;
-    proxy.cut_after(Direction::ToClient, 1);
-    let told = client.query(&insert("alone")).await.unwrap();
+    stage
+        .cut_once_done(&proxy, &mut client, "alone", |out| {
+            frontend::put_query(out, insert("alone"));
+        })
+        .await;
+    let told = client.until_ready().await.unwrap();
     assert_refused(&told, "08007", "OUTCOME_UNKNOWN");
     assert_eq!(
         (stage.count("alone").await, stage.count("slow").await),
