@@ -1,8 +1,8 @@
 //! The guard: what makes PostgreSQL itself keep tenants apart.
 //!
 //! Every shard carries it, installed by the shard agent. A session is bound to a tenant by the setting
-//! `tenantry.tenant`, whose value is signed for one connection ([`sign`]); `tenantry.tenant()` verifies it, reads the
-//! tenant's owner row and is what every policy compares with. [`script`] renders the SQL for a fleet's key type and
+//! `tenantry.tenant`, whose value is signed for one connection ([`sign()`]); `tenantry.tenant()` verifies it, reads the
+//! tenant's owner row and is what every policy compares with. [`script()`] renders the SQL for a fleet's key type and
 //! tenant column.
 //!
 //! # What the guard does not hide
