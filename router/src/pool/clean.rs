@@ -3,11 +3,8 @@
 
 use std::time::Duration;
 
-use tenantry_wire::backend::{self, TxStatus};
-use tenantry_wire::frame::{LARGE_MESSAGE_LIMIT, Message};
+use tenantry_wire::backend::{ErrorFields, TxStatus};
 use tenantry_wire::frontend;
-use tenantry_wire::tag::backend as tag;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::Lease;
@@ -67,14 +64,8 @@ fn script(server: &Server, cancelled: bool) -> Vec<&'static str> {
 async fn run(server: &mut Server, script: &[&'static str]) -> Result<(), &'static str> {
     for text in script {
         frontend::put_query(&mut server.link.output, text);
-        let output = server.link.output.split();
-        server
-            .socket
-            .write_all(&output)
-            .await
-            .map_err(|_| "write failed")?;
-        let failed = until_ready(server).await?;
-        if failed && !text.is_empty() {
+        let error = exchange(server).await?;
+        if error.is_some() && !text.is_empty() {
             return Err("a cleaning statement failed");
         }
     }
@@ -103,46 +94,15 @@ async fn rebind(server: &mut Server) -> Result<(), &'static str> {
         &[],
     );
     frontend::put_sync(&mut server.link.output);
-    let output = server.link.output.split();
-    server
-        .socket
-        .write_all(&output)
-        .await
-        .map_err(|_| "write failed")?;
-    if until_ready(server).await? {
+    if exchange(server).await?.is_some() {
         return Err("the bind could not be prepared");
     }
     Ok(())
 }
 
-/// Reads up to ReadyForQuery; answers whether an error came before it.
-async fn until_ready(server: &mut Server) -> Result<bool, &'static str> {
-    let mut failed = false;
-    loop {
-        while let Some(message) = Message::take(&mut server.link.input, LARGE_MESSAGE_LIMIT)
-            .map_err(|_| "lost framing")?
-        {
-            match message.tag {
-                tag::ERROR => failed = true,
-                tag::READY_FOR_QUERY => {
-                    server.link.state.status = backend::ready_for_query(message.body())
-                        .map_err(|_| "malformed ReadyForQuery")?;
-                    return Ok(failed);
-                }
-                tag::PARAMETER_STATUS => {
-                    let status = backend::parameter_status(message.body())
-                        .map_err(|_| "malformed ParameterStatus")?;
-                    server.link.state.parameters.insert(
-                        String::from_utf8_lossy(status.name).into_owned(),
-                        String::from_utf8_lossy(status.value).into_owned(),
-                    );
-                }
-                _ => {}
-            }
-        }
-        match server.socket.read_buf(&mut server.link.input).await {
-            Ok(0) | Err(_) => return Err("connection lost"),
-            Ok(_) => {}
-        }
-    }
+async fn exchange(server: &mut Server) -> Result<Option<ErrorFields>, &'static str> {
+    server.exchange().await.map_err(|error| {
+        tracing::debug!(%error, "server connection lost while it was cleaned");
+        "connection lost"
+    })
 }

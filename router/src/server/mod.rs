@@ -4,6 +4,7 @@
 //! leased. It knows nothing of clients.
 
 mod connect;
+mod exchange;
 mod prepared;
 
 use std::collections::BTreeMap;

@@ -129,20 +129,14 @@ impl Session {
 
     fn apply_settings(&mut self, server: &mut Link) {
         let wanted = self.state.settings().clone();
-        let statements = match &server.state.applied {
-            Some(applied) if applied.hash() == wanted.hash() => return,
-            Some(applied) => applied.difference(&wanted),
-            None => {
-                // RESET ALL leaves the role as it is.
-                for text in ["RESET ALL", "RESET ROLE"] {
-                    let prepared = self.internal(text);
-                    self.run_hidden_prepared(server, &prepared);
-                }
-                server.state.bound = Bound::Unknown;
-                Settings::default().difference(&wanted)
-            }
-        };
-        for text in statements {
+        let applied = server.state.applied.as_ref();
+        if applied.is_some_and(|applied| applied.hash() == wanted.hash()) {
+            return;
+        }
+        if applied.is_none() {
+            server.state.bound = Bound::Unknown;
+        }
+        for text in wanted.statements_after(server.state.applied.as_ref()) {
             self.run_hidden_unnamed(server, text.as_bytes());
         }
         server.state.applied = Some(wanted);

@@ -59,8 +59,21 @@ impl Settings {
         *self = Self::new(values);
     }
 
+    /// The statements that bring these settings into force on a connection where `applied` are;
+    /// `None` is not known. RESET ALL, which also unbinds, leaves the role as it is.
+    pub(crate) fn statements_after(&self, applied: Option<&Settings>) -> Vec<String> {
+        match applied {
+            Some(applied) => applied.difference(self),
+            None => {
+                let mut statements = vec!["RESET ALL".to_owned(), "RESET ROLE".to_owned()];
+                statements.extend(Settings::default().difference(self));
+                statements
+            }
+        }
+    }
+
     /// The statements that turn a connection with `self` into one with `wanted`.
-    pub(crate) fn difference(&self, wanted: &Settings) -> Vec<String> {
+    fn difference(&self, wanted: &Settings) -> Vec<String> {
         let mut statements = Vec::new();
         for name in self.values.keys() {
             if !wanted.values.contains_key(name) {
