@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 /// Largest router number: BackendKeyData carries it in 10 bits.
 pub const ROUTER_NUMBER_MAX: u16 = 1023;
 
+/// Database `shard/NAME` is one shard, for operators.
+pub(crate) const SHARD_DATABASE: &str = "shard";
+/// The database of the router's own console, for operators.
+pub(crate) const CONSOLE_DATABASE: &str = "tenantry";
+
 /// Configuration of one router process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -126,6 +131,9 @@ pub enum ConfigError {
     /// The database name would be ambiguous beside `NAME/TENANT`.
     #[error("`database` {0:?} is empty or contains a slash")]
     Database(String),
+    /// The database name means something else to operators.
+    #[error("`database` {0:?} is reserved for operators: take another name")]
+    ReservedDatabase(String),
 }
 
 impl Config {
@@ -156,6 +164,9 @@ impl Config {
         if self.database.is_empty() || self.database.contains('/') {
             problems.push(ConfigError::Database(self.database.clone()));
         }
+        if matches!(self.database.as_str(), SHARD_DATABASE | CONSOLE_DATABASE) {
+            problems.push(ConfigError::ReservedDatabase(self.database.clone()));
+        }
         problems
     }
 }
@@ -181,5 +192,20 @@ mod tests {
                 ConfigError::Database("a/b".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn operators_databases_are_not_a_fleets() {
+        for name in ["shard", "tenantry"] {
+            let config = Config {
+                catalog_url: "postgresql://localhost/catalog".to_owned(),
+                database: name.to_owned(),
+                ..Config::default()
+            };
+            assert_eq!(
+                config.problems(),
+                vec![ConfigError::ReservedDatabase(name.to_owned())]
+            );
+        }
     }
 }

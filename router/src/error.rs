@@ -39,6 +39,8 @@ pub(crate) enum Refusal {
         second: String,
         second_source: &'static str,
     },
+    #[error("role \"{role}\" is no operator role")]
+    OperatorsOnly { role: String },
     #[error("this role acts for several tenants and the connection names none")]
     TenantRequired,
     #[error("this session is bound to tenant {bound} and cannot switch")]
@@ -122,9 +124,10 @@ impl Refusal {
                     sqlstate::INSUFFICIENT_PRIVILEGE
                 }
             }
-            Self::SourcesDisagree { .. } | Self::UnknownDatabase { .. } | Self::TenantRequired => {
-                sqlstate::INVALID_AUTHORIZATION_SPECIFICATION
-            }
+            Self::SourcesDisagree { .. }
+            | Self::UnknownDatabase { .. }
+            | Self::OperatorsOnly { .. }
+            | Self::TenantRequired => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Immutable { .. } | Self::NotPermitted { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
             Self::SwitchInTransaction => sqlstate::ACTIVE_SQL_TRANSACTION,
             Self::Provisioning { .. }
@@ -161,6 +164,7 @@ impl Refusal {
             Self::Closed { .. } => "TENANT_CLOSED",
             Self::NotAllowed { .. } => "TENANT_NOT_ALLOWED",
             Self::SourcesDisagree { .. } => "TENANT_SOURCES_DISAGREE",
+            Self::OperatorsOnly { .. } => "OPERATORS_ONLY",
             Self::TenantRequired => "TENANT_REQUIRED",
             Self::Immutable { .. } => "TENANT_IMMUTABLE",
             Self::SwitchInTransaction => "TENANT_SWITCH_IN_TRANSACTION",
@@ -235,6 +239,9 @@ impl Refusal {
             Self::Closed { .. } => "a closed tenant does not come back; connect as another tenant",
             Self::NotAllowed { .. } => "connect with a role that is allowed for this tenant",
             Self::SourcesDisagree { .. } => "name the tenant in one place only",
+            Self::OperatorsOnly { .. } => {
+                "shard/NAME and tenantry are for roles of kind operator; connect to the fleet's database"
+            }
             Self::TenantRequired => {
                 "connect as role.TENANT or with options=-c tenantry.tenant=TENANT"
             }

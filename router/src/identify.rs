@@ -12,6 +12,7 @@ use tenantry_wire::encoding;
 use tenantry_wire::sqlstate;
 use tenantry_wire::startup::{StartupParams, parse_options};
 
+use crate::config::{CONSOLE_DATABASE, SHARD_DATABASE};
 use crate::error::Refusal;
 use crate::session::{Assigned, Settings, unsafe_encoding};
 
@@ -21,6 +22,17 @@ const BY_PARAMETER: &str = "the startup parameter tenantry.tenant";
 const BY_USER: &str = "the user name";
 const BY_DATABASE: &str = "the database name";
 
+/// What a client connects to, by the name of its database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// `FLEET` or `FLEET/TENANT`: the tenants' rows, wherever they live.
+    Fleet,
+    /// `shard/NAME`: one shard, unguarded, for operators.
+    Shard(String),
+    /// `tenantry`: the router itself, for operators.
+    Console,
+}
+
 /// What the startup packet says.
 #[derive(Debug, Clone)]
 pub(crate) struct Claim {
@@ -28,6 +40,8 @@ pub(crate) struct Claim {
     pub(crate) user: String,
     /// The role, if there is one of that name.
     pub(crate) role: Option<Arc<Role>>,
+    /// What it connects to.
+    pub(crate) destination: Destination,
     /// Every place that names a tenant, and the tenant if it exists.
     named: Vec<(&'static str, String, Option<TenantId>)>,
     /// Everything else, as settings of the session.
@@ -55,16 +69,18 @@ impl Claim {
             message: "no PostgreSQL user name specified in startup packet".to_owned(),
         })?;
         let (role, tenant_by_user) = split_user(fleet, user);
+        let (destination, tenant_by_database) = read_database(database, params)?;
         let mut claim = Self {
             user: user.to_owned(),
             role,
+            destination,
             named: Vec::new(),
             settings: Settings::default(),
         };
         if let Some(text) = tenant_by_user {
             claim.name(fleet, BY_USER, text);
         }
-        if let Some(text) = tenant_by_database(database, params)? {
+        if let Some(text) = tenant_by_database {
             claim.name(fleet, BY_DATABASE, text);
         }
         claim.read_parameters(fleet, params)?;
@@ -145,6 +161,11 @@ impl Claim {
 
     /// What an authenticated client gets.
     pub(crate) fn grant(&self, fleet: &Fleet, role: &Role) -> Result<Granted, Refusal> {
+        if self.destination != Destination::Fleet && role.kind != RoleKind::Operator {
+            return Err(Refusal::OperatorsOnly {
+                role: role.name.clone(),
+            });
+        }
         let mut tenant: Option<(TenantId, &str, &'static str)> = None;
         for (source, text, id) in &self.named {
             let id = id.ok_or_else(|| Refusal::Authentication {
@@ -194,19 +215,19 @@ fn split_user<'u>(fleet: &Fleet, user: &'u str) -> (Option<Arc<Role>>, Option<&'
     (None, None)
 }
 
-/// `fleet/ID` names a tenant; another database is not served.
-fn tenant_by_database<'p>(
+/// The destination, and the tenant that `FLEET/TENANT` names.
+fn read_database<'p>(
     served: &str,
     params: &'p StartupParams,
-) -> Result<Option<&'p str>, Refusal> {
+) -> Result<(Destination, Option<&'p str>), Refusal> {
     let Some(database) = params.database() else {
-        return Ok(None);
+        return Ok((Destination::Fleet, None));
     };
-    if database == served {
-        return Ok(None);
-    }
     match database.split_once('/') {
-        Some((name, tenant)) if name == served => Ok(Some(tenant)),
+        None if database == served => Ok((Destination::Fleet, None)),
+        None if database == CONSOLE_DATABASE => Ok((Destination::Console, None)),
+        Some((name, tenant)) if name == served => Ok((Destination::Fleet, Some(tenant))),
+        Some((SHARD_DATABASE, shard)) => Ok((Destination::Shard(shard.to_owned()), None)),
         _ => Err(Refusal::UnknownDatabase {
             name: database.to_owned(),
             served: served.to_owned(),

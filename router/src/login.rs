@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::Severity;
 use crate::cancel::Registration;
 use crate::error::Refusal;
-use crate::identify::{Claim, Granted};
+use crate::identify::{Claim, Destination, Granted};
 use crate::reported::ReportedError;
 use crate::router::{Reported, Router};
 use crate::session::driver::Connection;
@@ -216,6 +216,15 @@ impl Login {
             Ok(granted) => granted,
             Err(refusal) => return Err(self.refuse(&refusal).await),
         };
+        let unserved = match &claim.destination {
+            Destination::Fleet => None,
+            Destination::Shard(name) => Some(format!("database shard/{name}")),
+            Destination::Console => Some("database tenantry".to_owned()),
+        };
+        if let Some(what) = unserved {
+            let hint = "connect to the fleet's database";
+            return Err(self.refuse(&Refusal::Unsupported { what, hint }).await);
+        }
         let router = Arc::clone(&self.router);
         let reported = match router.reported(&claim.settings).await {
             Ok(reported) => reported,
