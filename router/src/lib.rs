@@ -20,6 +20,7 @@ mod serve;
 mod server;
 mod session;
 mod socket;
+mod stream;
 
 pub use config::{Config, ConfigError, Timeouts};
 pub use serve::{RouterError, Running, run, start};

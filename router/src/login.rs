@@ -9,7 +9,7 @@ use tenantry_wire::frontend;
 use tenantry_wire::scram::{ChannelBinding, SCRAM_SHA_256, ServerExchange, Step, Verifier};
 use tenantry_wire::startup::{Accepted, Encryption, Handshake, HandshakeError, Progress};
 use tenantry_wire::tag::frontend as tag;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::Severity;
@@ -20,6 +20,7 @@ use crate::reported::ReportedError;
 use crate::router::{Reported, Router};
 use crate::session::driver::Connection;
 use crate::session::{Identity, Session};
+use crate::stream::Stream;
 
 /// A client that is logged in.
 pub(crate) struct LoggedIn {
@@ -46,7 +47,7 @@ impl From<std::io::Error> for LoginEnd {
 /// One client connection before its session.
 struct Login {
     router: Arc<Router>,
-    socket: TcpStream,
+    stream: Stream,
     input: BytesMut,
     output: BytesMut,
 }
@@ -55,7 +56,7 @@ struct Login {
 pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<LoggedIn, LoginEnd> {
     let mut login = Login {
         router,
-        socket,
+        stream: Stream::Plain(socket),
         input: BytesMut::with_capacity(1024),
         output: BytesMut::new(),
     };
@@ -87,7 +88,7 @@ impl Login {
             };
             handshake = match progress {
                 Progress::NeedMore(next) => {
-                    if self.socket.read_buf(&mut self.input).await? == 0 {
+                    if self.stream.read_buf(&mut self.input).await? == 0 {
                         return Err(LoginEnd::Done);
                     }
                     next
@@ -98,7 +99,7 @@ impl Login {
                     next,
                 } => {
                     self.input.advance(consumed);
-                    self.socket.write_all(&[reply]).await?;
+                    self.stream.send(&[reply]).await?;
                     next
                 }
                 Progress::StartTls { next, .. } | Progress::DirectTls { next } => next,
@@ -199,7 +200,7 @@ impl Login {
                 Ok(None) => {}
                 Err(error) => return Err(self.protocol(&error.to_string()).await),
             }
-            if self.socket.read_buf(&mut self.input).await? == 0 {
+            if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(LoginEnd::Done);
             }
         }
@@ -249,7 +250,7 @@ impl Login {
         Ok(LoggedIn {
             connection: Connection {
                 router,
-                socket: self.socket,
+                stream: self.stream,
                 input: self.input,
                 session,
                 slot: Arc::clone(&registration.slot),
@@ -270,7 +271,7 @@ impl Login {
 
     async fn flush(&mut self) -> Result<(), LoginEnd> {
         let output = self.output.split();
-        Ok(self.socket.write_all(&output).await?)
+        Ok(self.stream.send(&output).await?)
     }
 
     async fn unreported(&mut self, error: ReportedError) -> LoginEnd {
@@ -313,8 +314,8 @@ impl Login {
     /// Writes what is owed; the client may be gone already, and there is nobody else to tell.
     async fn leave(&mut self) {
         let output = self.output.split();
-        if self.socket.write_all(&output).await.is_ok() {
-            let _ = self.socket.shutdown().await;
+        if self.stream.send(&output).await.is_ok() {
+            let _ = self.stream.shutdown().await;
         }
     }
 }

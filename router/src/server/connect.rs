@@ -16,7 +16,7 @@ use tenantry_wire::frontend;
 use tenantry_wire::scram::{ChannelBinding, ClientExchange, SCRAM_SHA_256, Step};
 use tenantry_wire::startup::ProtocolVersion;
 use tenantry_wire::tag::backend as tag;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::session::Settings;
 use crate::socket::prepare_socket;
+use crate::stream::Stream;
 
 /// How to log in to one shard.
 #[derive(Clone)]
@@ -107,7 +108,7 @@ pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
     prepare_socket(&socket).map_err(ConnectError::Broken)?;
     let mut opening = Opening {
         peer: socket.peer_addr().map_err(ConnectError::Broken)?,
-        socket,
+        stream: Stream::Plain(socket),
         input: BytesMut::with_capacity(8 << 10),
         output: BytesMut::new(),
         key: None,
@@ -122,7 +123,7 @@ pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
 
 struct Opening {
     peer: SocketAddr,
-    socket: TcpStream,
+    stream: Stream,
     input: BytesMut,
     output: BytesMut,
     key: Option<BackendKey>,
@@ -263,7 +264,7 @@ impl Opening {
             },
         };
         Ok(Server {
-            socket: self.socket,
+            stream: self.stream,
             link,
             idle_since: Instant::now(),
         })
@@ -271,8 +272,8 @@ impl Opening {
 
     async fn send(&mut self) -> Result<(), ConnectError> {
         let output = self.output.split();
-        self.socket
-            .write_all(&output)
+        self.stream
+            .send(&output)
             .await
             .map_err(ConnectError::Broken)
     }
@@ -289,7 +290,7 @@ impl Opening {
                 return Ok(message);
             }
             let read = self
-                .socket
+                .stream
                 .read_buf(&mut self.input)
                 .await
                 .map_err(ConnectError::Broken)?;

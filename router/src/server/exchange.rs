@@ -6,7 +6,7 @@ use std::io;
 use tenantry_wire::backend::{self, ErrorFields};
 use tenantry_wire::frame::{FrameError, LARGE_MESSAGE_LIMIT, Message};
 use tenantry_wire::{MessageError, tag::backend as tag};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt as _;
 
 use super::Server;
 
@@ -28,7 +28,7 @@ impl Server {
     /// replies; reported settings and the transaction status are noted.
     pub(crate) async fn exchange(&mut self) -> Result<Option<ErrorFields>, ExchangeError> {
         let output = self.link.output.split();
-        self.socket.write_all(&output).await?;
+        self.stream.send(&output).await?;
         let mut error = None;
         loop {
             while let Some(message) = Message::take(&mut self.link.input, LARGE_MESSAGE_LIMIT)? {
@@ -48,7 +48,7 @@ impl Server {
                     _ => {}
                 }
             }
-            if self.socket.read_buf(&mut self.link.input).await? == 0 {
+            if self.stream.read_buf(&mut self.link.input).await? == 0 {
                 return Err(ExchangeError::Closed);
             }
         }

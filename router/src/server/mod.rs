@@ -13,12 +13,12 @@ use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::TxStatus;
-use tokio::net::TcpStream;
 
 pub(crate) use connect::{ConnectError, ServerLogin, open, send_cancel};
 pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source};
 
 use crate::session::Settings;
+use crate::stream::Stream;
 
 /// Name of the statement that binds a tenant; prepared when the connection opens.
 pub(crate) const BIND_STATEMENT: &str = "_tenantry_bind";
@@ -110,21 +110,15 @@ pub(crate) struct Link {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) socket: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) link: Link,
     pub(crate) idle_since: tokio::time::Instant,
 }
 
 impl Server {
     /// Whether an idle connection is still usable: a server that has said anything while idle is
-    /// about to close, and a closed socket reads as end of file. Costs no system call unless the
-    /// socket has become readable.
+    /// about to close.
     pub(crate) fn is_quiet(&self) -> bool {
-        let mut probe = [0_u8; 1];
-        self.link.input.is_empty()
-            && matches!(
-                self.socket.try_read(&mut probe),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock
-            )
+        self.link.input.is_empty() && self.stream.is_quiet()
     }
 }

@@ -6,17 +6,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::frontend as tag;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::{Next, Session};
@@ -25,6 +23,7 @@ use crate::error::Refusal;
 use crate::pool::{Lease, LeftBehind, clean};
 use crate::router::Router;
 use crate::server::Server;
+use crate::stream::Stream;
 
 /// Bytes read from a socket at once.
 const READ_SIZE: usize = 16 << 10;
@@ -45,7 +44,7 @@ pub(crate) enum Ended {
 /// One client connection after login.
 pub(crate) struct Connection {
     pub(crate) router: Arc<Router>,
-    pub(crate) socket: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) input: BytesMut,
     pub(crate) session: Session,
     pub(crate) slot: Arc<CancelSlot>,
@@ -183,7 +182,7 @@ impl Connection {
         }
         // What the session has answered already must not wait for the connection.
         let output = self.session.output.split();
-        if self.socket.write_all(&output).await.is_err() {
+        if self.stream.send(&output).await.is_err() {
             return Err(Unavailable::ClientGone);
         }
         let router = Arc::clone(&self.router);
@@ -193,7 +192,7 @@ impl Connection {
             biased;
             lease = router.connection(&self.session, tenant) => lease?,
             () = queued.cancelled() => return Err(Refusal::Canceled.into()),
-            () = client_gone(&mut self.socket, &mut self.input) => return Err(Unavailable::ClientGone),
+            () = client_gone(&mut self.stream, &mut self.input) => return Err(Unavailable::ClientGone),
         };
         drop(queued);
         Ok(self.attach(lease, tenant))
@@ -262,8 +261,8 @@ impl Connection {
         if ended == Ended::Orderly {
             let output = self.session.output.split();
             let farewell = async {
-                self.socket.write_all(&output).await?;
-                self.socket.shutdown().await
+                self.stream.send(&output).await?;
+                self.stream.shutdown().await
             };
             // The client may be gone already, or not reading; there is nobody left to tell.
             let _ = timeout(FAREWELL_TIME, farewell).await;
@@ -294,7 +293,7 @@ impl Connection {
         let mut io = Io::default();
         let mut progress = false;
         let was_high = self.session.output.len() > HIGH_WATER;
-        match poll_write(&mut self.socket, &mut self.session.output, cx) {
+        match poll_write(&mut self.stream, &mut self.session.output, cx) {
             Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
             Err(_) => io.client_deaf = true,
         }
@@ -306,7 +305,7 @@ impl Connection {
         // A message larger than the bound is read to its end, and no further.
         let bound = HIGH_WATER.max(self.session.wanted(&self.input));
         if !server_full && self.input.len() < bound {
-            match poll_read(&mut self.socket, &mut self.input, cx) {
+            match self.stream.poll_fill(&mut self.input, READ_SIZE, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     if !self.may_still_end_orderly() {
                         io.client_closed = true;
@@ -326,7 +325,7 @@ impl Connection {
     fn poll_server(&mut self, server: &mut Server, io: &mut Io, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let had_output = !server.link.output.is_empty();
-        match poll_write(&mut server.socket, &mut server.link.output, cx) {
+        match poll_write(&mut server.stream, &mut server.link.output, cx) {
             Ok(()) => {
                 progress |=
                     had_output && server.link.output.is_empty() && self.session.is_releasable()
@@ -334,7 +333,10 @@ impl Connection {
             Err(_) => io.server_closed = true,
         }
         if self.session.output.len() <= HIGH_WATER {
-            match poll_read(&mut server.socket, &mut server.link.input, cx) {
+            match server
+                .stream
+                .poll_fill(&mut server.link.input, READ_SIZE, cx)
+            {
                 Poll::Ready(Ok(0) | Err(_)) => io.server_closed = true,
                 Poll::Ready(Ok(_)) => progress = true,
                 Poll::Pending => {}
@@ -357,46 +359,19 @@ impl From<Refusal> for Unavailable {
     }
 }
 
-fn poll_write(
-    socket: &mut TcpStream,
-    output: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> io::Result<()> {
-    while !output.is_empty() {
-        match Pin::new(&mut *socket).poll_write(cx, output) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(written)) => output.advance(written),
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => return Ok(()),
-        }
-    }
-    if output.capacity() > HIGH_WATER {
+fn poll_write(stream: &mut Stream, output: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
+    stream.poll_drain(output, cx)?;
+    if output.is_empty() && output.capacity() > HIGH_WATER {
         *output = BytesMut::new();
     }
     Ok(())
 }
 
-/// Reads once. The buffer is only made larger once the socket is readable, so that an idle
-/// connection costs none.
-fn poll_read(
-    socket: &mut TcpStream,
-    input: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    match socket.poll_read_ready(cx) {
-        Poll::Ready(Ok(())) => {}
-        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-        Poll::Pending => return Poll::Pending,
-    }
-    input.reserve(READ_SIZE);
-    tokio_util::io::poll_read_buf(Pin::new(socket), cx, input)
-}
-
 /// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound.
-async fn client_gone(socket: &mut TcpStream, input: &mut BytesMut) {
+async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
     while input.len() < HIGH_WATER {
         input.reserve(READ_SIZE);
-        match socket.read_buf(input).await {
+        match stream.read_buf(input).await {
             Ok(0) | Err(_) if ends_with_terminate(input) => break,
             Ok(0) | Err(_) => return,
             Ok(_) => {}
