@@ -58,7 +58,7 @@ impl Sources {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     /// Values usable only when there are no problems.
-    settings: Settings,
+    pub(crate) settings: Settings,
     /// Each setting with its value and source, in declaration order.
     pub(crate) resolved: Vec<Resolved>,
     /// Bad values and unknown keys.

@@ -1,7 +1,10 @@
 //! One role per process: each command reads its settings, hands them to its crate's `run`, and ends when that returns.
 
 use std::error::Error;
+use std::sync::Arc;
 
+use tenantry_router::{Fresh, ReadConfig};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Settings, Sources};
@@ -26,11 +29,45 @@ where
 
 /// `tenantry router`
 pub(crate) async fn router(sources: Sources) -> Result<Exit, Failure> {
-    let (settings, shutdown) = prepare(&sources)?;
-    ended(
-        "router",
-        tenantry_router::run(settings.router()?, shutdown).await,
-    )
+    let settings = sources.settings()?;
+    let filter = telemetry::install(&settings.log.filter, settings.log.format)?;
+    let shutdown = shutdown::on_signal()?;
+    let mut reload = signal(SignalKind::hangup())?;
+    let source: ReadConfig = Arc::new(move || read_again(&sources, &filter));
+    let running = tenantry_router::start_from(settings.router()?, Some(source))
+        .await
+        .explain(|| "the router did not start".to_owned())?;
+    tracing::info!(pg = %running.pg_addr, http = %running.http_addr, "router is listening");
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            // What came of it is logged; a reload that fails changes nothing.
+            _ = reload.recv() => drop(running.reload().await),
+        }
+    }
+    running.stop().await;
+    Ok(Exit::Ok)
+}
+
+/// The whole configuration once more; nothing is in force before all of it is valid.
+fn read_again(sources: &Sources, filter: &telemetry::Filter) -> Result<Fresh, Vec<String>> {
+    let said = |failure: Failure| {
+        let text = failure.to_string();
+        vec![text.strip_prefix("error: ").unwrap_or(&text).to_owned()]
+    };
+    let loaded = sources.load().map_err(said)?;
+    if !loaded.problems.is_empty() {
+        return Err(loaded.problems.iter().map(ToString::to_string).collect());
+    }
+    let settings = loaded.settings;
+    let config = settings.router().map_err(said)?;
+    let adopt = filter
+        .prepare(settings.log.filter, settings.log.format)
+        .map_err(said)?;
+    Ok(Fresh {
+        config,
+        adopt: Box::new(adopt),
+    })
 }
 
 /// `tenantry agent`

@@ -1,12 +1,17 @@
-//! What a router is told at start: addresses, files, pool sizes and time limits.
+//! What a router is told: addresses, files, pool sizes and time limits.
 //!
-//! Plain data with defaults; reading files and the environment is the command line's work.
+//! Plain data with defaults; reading files and the environment is the command line's work. Which
+//! settings a reload changes and which need a restart stands in [`settings`].
+
+mod settings;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::settings::{Change, Changeable, SETTINGS, Setting};
 
 /// Largest router number: BackendKeyData carries it in 10 bits.
 pub const ROUTER_NUMBER_MAX: u16 = 1023;

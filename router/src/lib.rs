@@ -14,6 +14,7 @@ mod identify;
 mod login;
 mod metrics;
 mod pool;
+mod reload;
 mod reported;
 mod router;
 mod serve;
@@ -22,7 +23,8 @@ mod session;
 mod socket;
 mod stream;
 
-pub use config::{Config, ConfigError, Timeouts};
-pub use serve::{RouterError, Running, run, start};
+pub use config::{Change, Changeable, Config, ConfigError, Timeouts};
+pub use reload::{Fresh, ReadConfig, ReloadError};
+pub use serve::{RouterError, Running, run, start, start_from};
 
 use tenantry_wire::backend::Severity;

@@ -62,7 +62,7 @@ pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<Logg
     };
     let accepted = login.handshake().await?;
     let fleet = login.router.fleet.current();
-    let database = login.router.config.database.clone();
+    let database = login.router.config().database.clone();
     let claim = match Claim::read(&fleet, &database, &accepted.params) {
         Ok(claim) => claim,
         Err(refusal) => return Err(login.refuse(&refusal).await),
@@ -118,7 +118,7 @@ impl Login {
 
     /// Refuses sessions that this router cannot take now.
     async fn admit(&mut self) -> Result<(), LoginEnd> {
-        let limit = self.router.config.clients_max;
+        let limit = self.router.config().clients_max;
         if self.router.drain.is_cancelled() {
             return Err(self.refuse(&Refusal::ShuttingDown).await);
         }

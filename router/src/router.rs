@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tenantry_schema::fleet::Fleet;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::cancel::Cancels;
-use crate::config::Config;
+use crate::config::{Change, Changeable, Config, ConfigError};
 use crate::error::Refusal;
 use crate::fleet::FleetWatch;
 use crate::identify::check_tenant;
@@ -31,7 +32,8 @@ pub(crate) type Reported = Arc<BTreeMap<String, String>>;
 /// One router.
 #[derive(Debug)]
 pub(crate) struct Router {
-    pub(crate) config: Config,
+    /// Exchanged as a whole by a reload.
+    config: ArcSwap<Config>,
     pub(crate) fleet: Arc<FleetWatch>,
     pub(crate) pools: Pools,
     pub(crate) cancels: Arc<Cancels>,
@@ -51,18 +53,10 @@ impl Router {
         fleet: Arc<FleetWatch>,
         drain: CancellationToken,
     ) -> Self {
-        let limits = PoolLimits {
-            size: config.pool_size,
-            queue_max: config.pool_queue_max,
-            query_wait: config.timeouts.query_wait,
-            connect: config.timeouts.server_connect,
-            idle: config.timeouts.server_idle,
-            retry: config.timeouts.server_retry,
-        };
         Self {
             pools: Pools::new(
                 config.secrets_file.clone(),
-                limits,
+                PoolLimits::of(&config),
                 config.statements_per_server_max,
             ),
             cancels: Arc::new(Cancels::new(number)),
@@ -76,8 +70,31 @@ impl Router {
             drain,
             mock_secret: rand::random(),
             startups: Mutex::new(BTreeMap::new()),
-            config,
+            config: ArcSwap::from_pointee(config),
         }
+    }
+
+    /// The configuration in force. To be read anew where it is needed, and not held across a wait.
+    pub(crate) fn config(&self) -> Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// Takes over what a reload may change; answers everything that differs. A configuration with a
+    /// problem changes nothing.
+    pub(crate) fn reload(&self, wanted: &Config) -> Result<Vec<Change>, Vec<ConfigError>> {
+        let problems = wanted.problems();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let (config, changes) = self.config.load().reloaded(wanted);
+        if changes
+            .iter()
+            .any(|change| change.changeable == Changeable::Live)
+        {
+            self.pools.set_limits(PoolLimits::of(&config));
+            self.config.store(Arc::new(config));
+        }
+        Ok(changes)
     }
 
     /// A connection that is idle right now, if the tenant can be served at once.
@@ -146,7 +163,7 @@ impl Router {
         session: &Session,
         tenant: TenantId,
     ) -> Result<Arc<Shard>, Refusal> {
-        let limit = self.config.timeouts.provisioning_wait;
+        let limit = self.config().timeouts.provisioning_wait;
         let deadline = Instant::now() + limit;
         let mut published = self.fleet.subscribe();
         loop {

@@ -13,10 +13,11 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, ConfigError, ROUTER_NUMBER_MAX};
+use crate::config::{Change, Config, ConfigError, ROUTER_NUMBER_MAX};
 use crate::fleet::FleetWatch;
 use crate::http::Http;
 use crate::login::{LoginEnd, login};
+use crate::reload::{self, ReadConfig, ReloadError};
 use crate::router::Router;
 use crate::socket::prepare_socket;
 
@@ -56,7 +57,6 @@ fn join(problems: &[ConfigError]) -> String {
 }
 
 /// A router that is accepting clients.
-#[derive(Debug)]
 pub struct Running {
     /// Where PostgreSQL clients connect.
     pub pg_addr: SocketAddr,
@@ -64,7 +64,8 @@ pub struct Running {
     pub http_addr: SocketAddr,
     /// What the router knows of the catalog.
     pub follow: watch::Receiver<FollowStatus>,
-    drain: Duration,
+    router: Arc<Router>,
+    source: Option<ReadConfig>,
     stop: CancellationToken,
     sessions: TaskTracker,
     tasks: TaskTracker,
@@ -89,6 +90,17 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Rout
 /// The configuration is unusable or an address cannot be listened on. A catalog that is away is
 /// no error: the router waits for it, or serves from its snapshot.
 pub async fn start(config: Config) -> Result<Running, RouterError> {
+    start_from(config, None).await
+}
+
+/// Starts a router as [`start`] does, with a configuration that can be read again.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_from(
+    config: Config,
+    source: Option<ReadConfig>,
+) -> Result<Running, RouterError> {
     let problems = config.problems();
     if !problems.is_empty() {
         return Err(RouterError::Config(problems));
@@ -135,7 +147,8 @@ pub async fn start(config: Config) -> Result<Running, RouterError> {
         pg_addr,
         http_addr,
         follow,
-        drain: router.config.timeouts.drain,
+        router,
+        source,
         stop,
         sessions,
         tasks,
@@ -144,12 +157,22 @@ pub async fn start(config: Config) -> Result<Running, RouterError> {
 }
 
 impl Running {
+    /// Reads the configuration anew and puts into force what can change without a restart; answers
+    /// everything that differs.
+    ///
+    /// # Errors
+    /// The router has no configuration to read again, or it has problems: nothing was changed.
+    pub async fn reload(&self) -> Result<Vec<Change>, ReloadError> {
+        reload::reload(&self.router, self.source.clone(), "signal").await
+    }
+
     /// Refuses new sessions, lets open transactions end within the drain time, and ends.
     pub async fn stop(self) {
         self.stop.cancel();
         self.sessions.close();
+        let drain = self.router.config().timeouts.drain;
         // Sessions end themselves at the drain time; cleaning up after them takes a little longer.
-        if timeout(self.drain + CLEANUP_TIME, self.sessions.wait())
+        if timeout(drain + CLEANUP_TIME, self.sessions.wait())
             .await
             .is_err()
         {
@@ -228,7 +251,7 @@ async fn client(router: Arc<Router>, socket: TcpStream) {
     if prepare_socket(&socket).is_err() {
         return;
     }
-    let limit = router.config.timeouts.login;
+    let limit = router.config().timeouts.login;
     let logged_in = match timeout(limit, login(Arc::clone(&router), socket)).await {
         Ok(Ok(logged_in)) => logged_in,
         Ok(Err(LoginEnd::Refused(name))) => return router.metrics.login_failed(name),
@@ -288,8 +311,8 @@ async fn beat(
     let (catalog, id) = match registered {
         Some(registered) => registered,
         None => {
-            let catalog = Catalog::connect(&router.config.catalog_url).await?;
-            let id = catalog.register_router(&router.config.name, None).await?;
+            let catalog = Catalog::connect(&router.config().catalog_url).await?;
+            let id = catalog.register_router(&router.config().name, None).await?;
             (catalog, id)
         }
     };

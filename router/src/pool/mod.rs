@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tenantry_schema::causes::one_line;
 use tenantry_schema::shard::ShardId;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout};
 pub(crate) use self::clean::{LeftBehind, clean};
 pub(crate) use self::pools::Pools;
 
+use crate::config::Config;
 use crate::error::Refusal;
 use crate::server::{self, Bound, ConnectError, Server, ServerLogin};
 
@@ -37,6 +39,19 @@ pub(crate) struct PoolLimits {
     pub(crate) retry: Duration,
 }
 
+impl PoolLimits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            size: config.pool_size,
+            queue_max: config.pool_queue_max,
+            query_wait: config.timeouts.query_wait,
+            connect: config.timeouts.server_connect,
+            idle: config.timeouts.server_idle,
+            retry: config.timeouts.server_retry,
+        }
+    }
+}
+
 /// What a pool is doing right now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PoolStats {
@@ -49,12 +64,13 @@ pub(crate) struct PoolStats {
 #[derive(Debug)]
 pub(crate) struct Pool {
     login: ServerLogin,
-    limits: PoolLimits,
+    limits: Arc<ArcSwap<PoolLimits>>,
     inner: Mutex<Inner>,
 }
 
-/// Invariant: `open` counts idle and leased connections and those being opened; it never passes
-/// the pool's size. Nobody waits while a connection is idle.
+/// Invariant: `open` counts idle and leased connections and those being opened; it never grows
+/// beyond the pool's size, and falls to it where a reload made the pool smaller. Nobody waits while
+/// a connection is idle.
 #[derive(Debug, Default)]
 struct Inner {
     idle: Vec<Server>,
@@ -135,7 +151,7 @@ impl Lease {
 }
 
 impl Pool {
-    pub(crate) fn new(login: ServerLogin, limits: PoolLimits) -> Self {
+    pub(crate) fn new(login: ServerLogin, limits: Arc<ArcSwap<PoolLimits>>) -> Self {
         Self {
             login,
             limits,
@@ -179,7 +195,7 @@ impl Pool {
                     Grant::Slot(slot) => slot,
                 },
             };
-            match timeout(self.limits.connect, server::open(&self.login)).await {
+            match timeout(self.limits.load().connect, server::open(&self.login)).await {
                 Ok(Ok(server)) => {
                     self.inner.lock().down = None;
                     return Ok(Lease::new(server, slot));
@@ -187,7 +203,7 @@ impl Pool {
                 Ok(Err(error)) if error.is_saturation() => {
                     drop(slot);
                     tokio::time::sleep(SATURATION_PAUSE).await;
-                    if started.elapsed() > self.limits.query_wait {
+                    if started.elapsed() > self.limits.load().query_wait {
                         return Err(self.queue_timeout(started));
                     }
                 }
@@ -224,12 +240,12 @@ impl Pool {
             }
             inner.down = None;
         }
-        if inner.open < self.limits.size {
+        if inner.open < self.limits.load().size {
             inner.open += 1;
             return Ok(Attempt::Slot(Slot::new(self)));
         }
         inner.waiters.retain(|waiter| !waiter.is_closed());
-        if inner.waiters.len() >= self.limits.queue_max {
+        if inner.waiters.len() >= self.limits.load().queue_max {
             return Err(Refusal::QueueFull {
                 shard: self.shard_name(),
                 waiting: inner.waiters.len(),
@@ -245,7 +261,11 @@ impl Pool {
         receiver: oneshot::Receiver<Grant>,
         started: Instant,
     ) -> Result<Grant, Refusal> {
-        let left = self.limits.query_wait.saturating_sub(started.elapsed());
+        let left = self
+            .limits
+            .load()
+            .query_wait
+            .saturating_sub(started.elapsed());
         match timeout(left, receiver).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => Err(self.queue_timeout(started)),
@@ -257,7 +277,7 @@ impl Pool {
             shard: self.shard_name(),
             waited: started.elapsed(),
             waiting: self.stats().waiting,
-            pool_size: self.limits.size,
+            pool_size: self.limits.load().size,
         }
     }
 
@@ -271,16 +291,40 @@ impl Pool {
     fn note_down(&self, error: &ConnectError) -> Refusal {
         let reason = one_line(error);
         tracing::warn!(shard = %self.login.shard.name, %reason, "cannot open a server connection");
-        self.inner.lock().down = Some((Instant::now() + self.limits.retry, reason.clone()));
+        self.inner.lock().down = Some((Instant::now() + self.limits.load().retry, reason.clone()));
         self.down(reason)
+    }
+
+    /// The pool's size has changed: who waits gets what was added, idle connections beyond the new
+    /// size are closed. Leased ones beyond it are closed as they come back.
+    pub(crate) fn resize(self: &Arc<Self>) {
+        let size = self.limits.load().size;
+        let added = {
+            let mut inner = self.inner.lock();
+            let beyond = inner.open.saturating_sub(size).min(inner.idle.len());
+            let kept = inner.idle.len() - beyond;
+            inner.idle.truncate(kept);
+            inner.open -= beyond;
+            let added = size.saturating_sub(inner.open).min(inner.waiters.len());
+            inner.open += added;
+            added
+        };
+        for _ in 0..added {
+            self.slot_free();
+        }
     }
 
     fn put_back(self: &Arc<Self>, mut server: Server) {
         server.idle_since = Instant::now();
         let mut grant = Grant::Connection(Box::new(Lease::new(server, Slot::new(self))));
+        let size = self.limits.load().size;
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();
+                if inner.open > size {
+                    // Dropping the grant gives its place up.
+                    return;
+                }
                 let Some(waiter) = inner.waiters.pop_front() else {
                     if let Grant::Connection(mut lease) = grant
                         && let (Some(server), Some(slot)) = (lease.server.take(), lease.slot.take())
@@ -301,10 +345,12 @@ impl Pool {
 
     /// A connection was closed, or never opened: the right to one goes to who waits longest.
     fn slot_free(self: &Arc<Self>) {
+        let size = self.limits.load().size;
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();
-                let Some(waiter) = inner.waiters.pop_front() else {
+                let wanted = inner.open <= size;
+                let Some(waiter) = inner.waiters.pop_front_if(|_| wanted) else {
                     inner.open -= 1;
                     return;
                 };
@@ -325,7 +371,7 @@ impl Pool {
     pub(crate) fn prune(&self) {
         let mut inner = self.inner.lock();
         let before = inner.idle.len();
-        let limit = self.limits.idle;
+        let limit = self.limits.load().idle;
         inner
             .idle
             .retain(|server| server.idle_since.elapsed() < limit && server.is_quiet());

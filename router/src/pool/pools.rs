@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tenantry_schema::guard::role;
 use tenantry_schema::secrets::SecretsFile;
@@ -18,7 +19,7 @@ use crate::server::ServerLogin;
 #[derive(Debug)]
 pub(crate) struct Pools {
     secrets_file: PathBuf,
-    limits: PoolLimits,
+    limits: Arc<ArcSwap<PoolLimits>>,
     statements_max: usize,
     pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
     /// When the secrets file was last written, as far as is known.
@@ -28,7 +29,7 @@ pub(crate) struct Pools {
 impl Pools {
     pub(crate) fn new(secrets_file: PathBuf, limits: PoolLimits, statements_max: usize) -> Self {
         Self {
-            limits,
+            limits: Arc::new(ArcSwap::from_pointee(limits)),
             statements_max,
             pools: Mutex::new(HashMap::new()),
             secrets_written: Mutex::new(written(&secrets_file)),
@@ -46,7 +47,7 @@ impl Pools {
             return Ok(Arc::clone(pool));
         }
         let login = self.login(shard)?;
-        let pool = Arc::new(Pool::new(login, self.limits));
+        let pool = Arc::new(Pool::new(login, Arc::clone(&self.limits)));
         pools.insert(shard.id, (shard.address.clone(), Arc::clone(&pool)));
         Ok(pool)
     }
@@ -97,6 +98,14 @@ impl Pools {
             guard: secrets.guard.current.clone(),
             statements_max: self.statements_max,
         })
+    }
+
+    /// Bounds of all pools from now on.
+    pub(crate) fn set_limits(&self, limits: PoolLimits) {
+        self.limits.store(Arc::new(limits));
+        for pool in self.all() {
+            pool.resize();
+        }
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Pool>> {

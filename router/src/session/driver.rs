@@ -94,7 +94,7 @@ impl Connection {
             match woken {
                 Woken::Drain => {
                     draining = true;
-                    let limit = router.config.timeouts.drain;
+                    let limit = router.config().timeouts.drain;
                     deadline.as_mut().reset(Instant::now() + limit);
                 }
                 Woken::Deadline => {
