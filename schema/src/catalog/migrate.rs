@@ -27,8 +27,13 @@ macro_rules! migrations {
     };
 }
 
-const MIGRATIONS: &[Migration] =
-    migrations![1 "0001_fleet", 2 "0002_placement", 3 "0003_change", 4 "0004_operation"];
+const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_fleet",
+    2 "0002_placement",
+    3 "0003_change",
+    4 "0004_operation",
+    5 "0005_peer",
+];
 
 const BIGINT_KEY: &str = include_str!("migrations/key_bigint.sql");
 const UUID_KEY: &str = include_str!("migrations/key_uuid.sql");

@@ -32,7 +32,7 @@ pub use connection::parse_url;
 pub use error::CatalogError;
 pub(crate) use load::{Origin, load, origin};
 pub use migrate::{MigrateReport, latest_version};
-pub use routers::{RegisteredRouter, RouterId};
+pub use routers::{NewRouter, RegisteredRouter, RouterId};
 pub use shards::{AddedShard, NewShard};
 pub use tenants::{NewTenant, Tenant, TenantPage};
 

@@ -9,6 +9,19 @@ use super::{Catalog, CatalogError};
 /// A router's number, 1 to 1023: ten bits of the process id that clients see.
 pub type RouterId = u16;
 
+/// A router that registers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NewRouter<'a> {
+    /// A name of its own.
+    pub name: &'a str,
+    /// The number it would like to have: the one that its sessions' keys carry already.
+    pub number: Option<RouterId>,
+    /// Where its control channel listens.
+    pub control_address: Option<&'a str>,
+    /// Host and port at which other routers pass cancel requests on.
+    pub peer_address: Option<&'a str>,
+}
+
 /// A router as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisteredRouter {
@@ -18,6 +31,8 @@ pub struct RegisteredRouter {
     pub name: String,
     /// Where its control channel listens.
     pub control_address: Option<String>,
+    /// Host and port at which other routers pass cancel requests on.
+    pub peer_address: Option<String>,
     /// The last change it has applied.
     pub applied_seq: u64,
     /// When it last said so.
@@ -28,12 +43,9 @@ pub struct RegisteredRouter {
 const NUMBER_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Catalog {
-    /// Registers a router under a name that is its own; the same name gets the same number again.
-    pub async fn register_router(
-        &self,
-        name: &str,
-        control_address: Option<&str>,
-    ) -> Result<RouterId, CatalogError> {
+    /// Registers a router under a name that is its own; the same name gets the same number again, and otherwise the
+    /// one it asks for if that is free.
+    pub async fn register_router(&self, router: NewRouter<'_>) -> Result<RouterId, CatalogError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         transaction
@@ -42,17 +54,26 @@ impl Catalog {
         let forget = "DELETE FROM tenantry.router WHERE name <> $1 AND heartbeat_at < now() - make_interval(secs => $2) \
                       AND (SELECT count(*) FROM tenantry.router) >= 1023";
         transaction
-            .execute(forget, &[&name, &NUMBER_KEPT.as_secs_f64()])
+            .execute(forget, &[&router.name, &NUMBER_KEPT.as_secs_f64()])
             .await?;
-        let upsert = "INSERT INTO tenantry.router AS r (id, name, control_address) \
-                      SELECT n.id, $1, $2 FROM generate_series(1, 1023) AS n (id) \
+        let upsert = "INSERT INTO tenantry.router AS r (id, name, control_address, peer_address) \
+                      SELECT n.id, $1, $2, $3 FROM generate_series(1, 1023) AS n (id) \
                       WHERE NOT EXISTS (SELECT FROM tenantry.router t WHERE t.id = n.id AND t.name <> $1) \
-                      ORDER BY NOT EXISTS (SELECT FROM tenantry.router t WHERE t.id = n.id), n.id LIMIT 1 \
+                      ORDER BY NOT EXISTS (SELECT FROM tenantry.router t WHERE t.id = n.id), n.id IS DISTINCT FROM $4, n.id LIMIT 1 \
                       ON CONFLICT (name) DO UPDATE SET control_address = excluded.control_address, \
-                          started_at = now(), heartbeat_at = now(), applied_seq = 0 \
+                          peer_address = excluded.peer_address, started_at = now(), heartbeat_at = now(), applied_seq = 0 \
                       RETURNING id";
+        let wanted = router.number.and_then(|number| i16::try_from(number).ok());
         let row = transaction
-            .query_opt(upsert, &[&name, &control_address])
+            .query_opt(
+                upsert,
+                &[
+                    &router.name,
+                    &router.control_address,
+                    &router.peer_address,
+                    &wanted.map(i32::from),
+                ],
+            )
             .await?;
         transaction.commit().await?;
         let full = || CatalogError::Refused {
@@ -95,7 +116,8 @@ impl Catalog {
     /// All registered routers, dead ones included.
     pub async fn list_routers(&self) -> Result<Vec<RegisteredRouter>, CatalogError> {
         let client = self.client().await?;
-        let select = "SELECT id, name, control_address, applied_seq, heartbeat_at FROM tenantry.router ORDER BY id";
+        let select = "SELECT id, name, control_address, peer_address, applied_seq, heartbeat_at \
+                      FROM tenantry.router ORDER BY id";
         let rows = client.query(select, &[]).await?;
         Ok(rows
             .iter()
@@ -103,8 +125,9 @@ impl Catalog {
                 id: row.get::<_, i16>(0).unsigned_abs(),
                 name: row.get(1),
                 control_address: row.get(2),
-                applied_seq: row.get::<_, i64>(3).unsigned_abs(),
-                heartbeat_at: row.get(4),
+                peer_address: row.get(3),
+                applied_seq: row.get::<_, i64>(4).unsigned_abs(),
+                heartbeat_at: row.get(5),
             })
             .collect())
     }

@@ -1,6 +1,6 @@
 //! The change log: commit order is number order, without gaps, whatever writers do.
 
-use tenantry_schema::catalog::{Catalog, Changes, TrimPolicy};
+use tenantry_schema::catalog::{Catalog, Changes, NewRouter, RouterId, TrimPolicy};
 use tenantry_schema::change::{ChangeBody, ChangeGroup};
 use tenantry_schema::fleet::Fleet;
 use tenantry_schema::tenant::TenantKey;
@@ -201,6 +201,14 @@ async fn a_transaction_larger_than_a_read_is_read_whole() {
     assert_same(&fleet, &fixture.catalog.load_fleet().await.unwrap());
 }
 
+async fn register(catalog: &Catalog, name: &str) -> RouterId {
+    let router = NewRouter {
+        name,
+        ..NewRouter::default()
+    };
+    catalog.register_router(router).await.unwrap()
+}
+
 #[tokio::test]
 async fn trimming_stays_behind_the_slowest_live_router() {
     let fixture = Fixture::new(TenantKey::Bigint).await;
@@ -213,8 +221,8 @@ async fn trimming_stays_behind_the_slowest_live_router() {
         ..TrimPolicy::default()
     };
     let (fast, slow) = (
-        catalog.register_router("fast", None).await.unwrap(),
-        catalog.register_router("slow", None).await.unwrap(),
+        register(catalog, "fast").await,
+        register(catalog, "slow").await,
     );
     catalog.heartbeat_router(fast, 10).await.unwrap();
     catalog.heartbeat_router(slow, 4).await.unwrap();

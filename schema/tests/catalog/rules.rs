@@ -1,7 +1,7 @@
 //! What the schema accepts and refuses, whoever writes; and the typed client's answers.
 
 use tenantry_schema::catalog::{
-    AuditEntry, Catalog, CatalogError, NewTenant, TenantPage, latest_version,
+    AuditEntry, Catalog, CatalogError, NewRouter, NewTenant, TenantPage, latest_version,
 };
 use tenantry_schema::fleet::{FleetSettings, Role, RoleKind, RoleLimits};
 use tenantry_schema::names::{Hostname, Slug};
@@ -369,19 +369,7 @@ async fn roles_routers_and_the_trail() {
         Err(CatalogError::NotFound { .. })
     ));
 
-    let a = catalog
-        .register_router("a", Some("127.0.0.1:9"))
-        .await
-        .unwrap();
-    let b = catalog.register_router("b", None).await.unwrap();
-    assert_eq!((a, b), (1, 2));
-    assert_eq!(catalog.register_router("b", None).await.unwrap(), b);
-    assert!(catalog.heartbeat_router(a, 12).await.unwrap());
-    catalog.unregister_router(b).await.unwrap();
-    assert!(!catalog.heartbeat_router(b, 12).await.unwrap());
-    let routers = catalog.list_routers().await.unwrap();
-    assert_eq!((routers.len(), routers[0].applied_seq), (1, 12));
-    assert_eq!(catalog.register_router("c", None).await.unwrap(), 2);
+    routers_keep_their_numbers(catalog).await;
 
     let entry = AuditEntry {
         actor: "ann",
@@ -511,4 +499,28 @@ async fn dump_and_restore_keep_everything() {
         .unwrap();
     let sequence = fixture.catalog.load_fleet().await.unwrap().sequence;
     assert_eq!(copy.load_fleet().await.unwrap().sequence, sequence + 1);
+}
+
+async fn routers_keep_their_numbers(catalog: &Catalog) {
+    let register = async |name, number| {
+        let router = NewRouter {
+            name,
+            number,
+            peer_address: Some("127.0.0.1:9"),
+            ..NewRouter::default()
+        };
+        catalog.register_router(router).await.unwrap()
+    };
+    let (a, b) = (register("a", None).await, register("b", None).await);
+    assert_eq!((a, b), (1, 2));
+    assert_eq!(register("b", Some(7)).await, b);
+    assert!(catalog.heartbeat_router(a, 12).await.unwrap());
+    catalog.unregister_router(b).await.unwrap();
+    assert!(!catalog.heartbeat_router(b, 12).await.unwrap());
+    let routers = catalog.list_routers().await.unwrap();
+    assert_eq!((routers.len(), routers[0].applied_seq), (1, 12));
+    assert_eq!(routers[0].peer_address.as_deref(), Some("127.0.0.1:9"));
+    assert_eq!(register("c", None).await, 2);
+    assert_eq!(register("d", Some(7)).await, 7);
+    assert_eq!(register("e", Some(7)).await, 3);
 }
