@@ -41,6 +41,10 @@ pub(crate) async fn router(sources: Sources) -> Result<Exit, Failure> {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
+            () = running.replaced() => {
+                running.stop_replaced(&shutdown).await;
+                return Ok(Exit::Ok);
+            }
             // What came of it is logged; a reload that fails changes nothing.
             _ = reload.recv() => drop(running.reload().await),
         }

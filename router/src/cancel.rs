@@ -17,6 +17,13 @@ use crate::server::{BackendKey, send_cancel};
 const SESSION_BITS: u32 = 21;
 const SESSION_MASK: u32 = (1 << SESSION_BITS) - 1;
 
+/// The router that gave out this process id; `None` where that cannot be told, because a session
+/// on one shard goes by its backend's own process id, which may look like one of router 1.
+pub(crate) fn router_number(pid: i32) -> Option<u16> {
+    let number = u32::from_ne_bytes(pid.to_ne_bytes()) >> SESSION_BITS;
+    u16::try_from(number).ok().filter(|number| *number > 1)
+}
+
 /// The sessions of this router by number.
 #[derive(Debug)]
 pub(crate) struct Cancels {
@@ -101,14 +108,32 @@ impl Cancels {
         }
     }
 
-    /// Acts on a request. A wrong key is ignored without a word, as PostgreSQL does.
-    pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) {
+    /// Acts on a request; answers whether the key is one of this router's.
+    pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) -> bool {
         let number = u32::from_ne_bytes(pid.to_ne_bytes()) & SESSION_MASK;
         let slot = self.inner.lock().slots.get(&number).cloned();
         match slot {
-            Some(slot) if slot.pid == pid && slot.secret.as_slice() == key => slot.cancel().await,
-            _ => tracing::debug!(pid, "cancel request with an unknown key"),
+            Some(slot) if slot.pid == pid && slot.secret.as_slice() == key => {
+                slot.cancel().await;
+                true
+            }
+            _ => false,
         }
+    }
+
+    /// This router's number.
+    pub(crate) fn number(&self) -> u16 {
+        self.router
+    }
+
+    /// The last session number given.
+    pub(crate) fn last_session(&self) -> u32 {
+        self.inner.lock().last
+    }
+
+    /// Goes on with the numbers behind this one, which another process has given.
+    pub(crate) fn resume_after(&self, session: u32) {
+        self.inner.lock().last = session;
     }
 
     pub(crate) fn sessions(&self) -> usize {

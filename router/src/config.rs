@@ -40,6 +40,12 @@ pub struct Config {
     /// Number of this router in the fleet, 1 to [`ROUTER_NUMBER_MAX`], part of every cancel key.
     /// 0 takes the one that the catalog keeps for the name.
     pub number: u16,
+    /// `HOST:PORT` at which other routers pass cancel requests on; `listen` unless given, which
+    /// serves as long as it is one address and not all.
+    pub peer_address: Option<String>,
+    /// Unix socket at which a starting router of the same configuration takes the listening
+    /// sockets over, so that a restart refuses nobody; without one there is no such restart.
+    pub handover_socket: Option<PathBuf>,
     /// Database name that clients give (`NAME` or `NAME/TENANT`).
     pub database: String,
     /// Server connections per shard.
@@ -81,6 +87,9 @@ pub struct Timeouts {
     /// How long a stopping router lets open transactions finish.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
+    /// The same for a router that has been replaced: nobody waits for its end.
+    #[serde(with = "humantime_serde")]
+    pub drain_replaced: Duration,
 }
 
 impl Default for Config {
@@ -93,6 +102,8 @@ impl Default for Config {
             snapshot_file: None,
             name: "router-1".to_owned(),
             number: 0,
+            peer_address: None,
+            handover_socket: None,
             database: "shop".to_owned(),
             pool_size: 20,
             pool_queue_max: 10_000,
@@ -114,6 +125,7 @@ impl Default for Timeouts {
             server_retry: Duration::from_millis(200),
             provisioning_wait: Duration::from_secs(1),
             drain: Duration::from_secs(10),
+            drain_replaced: Duration::from_secs(600),
         }
     }
 }

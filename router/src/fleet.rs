@@ -33,6 +33,17 @@ impl FleetWatch {
         self.known.load(Ordering::Acquire)
     }
 
+    /// Resolves as soon as a fleet has been published.
+    pub(crate) async fn known(&self) {
+        let mut published = self.subscribe();
+        while !self.is_known() {
+            // The sender is ours: it does not go away.
+            if published.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     pub(crate) fn current(&self) -> Arc<Fleet> {
         self.current.load_full()
     }

@@ -29,12 +29,20 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    /// Serves until `shutdown`, then lets running requests finish.
-    pub(crate) async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+    /// Serves until `shutdown`, then lets running requests finish. Once `replaced`, new ones are
+    /// the successor's.
+    pub(crate) async fn serve(
+        self,
+        listener: Arc<TcpListener>,
+        shutdown: CancellationToken,
+        replaced: CancellationToken,
+    ) {
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
+                () = replaced.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             let Ok((socket, _)) = accepted else { continue };
@@ -62,6 +70,7 @@ impl Http {
                 }
             });
         }
+        drop(listener);
         tasks.close();
         tasks.wait().await;
     }

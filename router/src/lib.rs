@@ -9,11 +9,14 @@ mod cancel;
 pub mod config;
 mod error;
 mod fleet;
+mod handover;
 mod http;
 mod identify;
 mod login;
 mod metrics;
+mod peers;
 mod pool;
+mod registration;
 mod reload;
 mod reported;
 mod router;
@@ -24,6 +27,7 @@ mod socket;
 mod stream;
 
 pub use config::{Change, Changeable, Config, ConfigError, Timeouts};
+pub use handover::HandoverError;
 pub use reload::{Fresh, ReadConfig, ReloadError};
 pub use serve::{RouterError, Running, run, start, start_from};
 

@@ -104,7 +104,7 @@ impl Login {
                 }
                 Progress::StartTls { next, .. } | Progress::DirectTls { next } => next,
                 Progress::Cancel(key) => {
-                    self.router.cancels.cancel(key.pid, &key.key).await;
+                    self.router.cancel(key.pid, &key.key).await;
                     return Err(LoginEnd::Done);
                 }
                 Progress::Startup { accepted, consumed } => {

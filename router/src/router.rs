@@ -2,7 +2,7 @@
 //! shard.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -13,12 +13,14 @@ use tenantry_schema::tenant::{TenantId, TenantState};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::cancel::Cancels;
+use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
 use crate::error::Refusal;
 use crate::fleet::FleetWatch;
+use crate::handover::Predecessor;
 use crate::identify::check_tenant;
 use crate::metrics::Metrics;
+use crate::peers::{Peers, Secret};
 use crate::pool::{Lease, LeftBehind, PoolLimits, Pools, clean};
 use crate::reported::{self, ReportedError};
 use crate::session::{Session, Settings, Shared};
@@ -41,18 +43,18 @@ pub(crate) struct Router {
     pub(crate) shared: Arc<Shared>,
     /// Cancelled when the router stops: sessions end at their next transaction boundary.
     pub(crate) drain: CancellationToken,
+    /// Cancelled when the time for that is over: sessions end where they are.
+    pub(crate) end: CancellationToken,
+    pub(crate) peers: Peers,
+    /// The router that this one replaced, until it ends.
+    predecessor: OnceLock<Predecessor>,
     /// Makes the salts of roles that do not exist; never leaves the process.
     pub(crate) mock_secret: [u8; 32],
     startups: Mutex<BTreeMap<u64, Reported>>,
 }
 
 impl Router {
-    pub(crate) fn new(
-        config: Config,
-        number: u16,
-        fleet: Arc<FleetWatch>,
-        drain: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(config: Config, number: u16, fleet: Arc<FleetWatch>) -> Self {
         Self {
             pools: Pools::new(
                 config.secrets_file.clone(),
@@ -67,7 +69,10 @@ impl Router {
                 message_bytes_max: config.message_bytes_max,
             }),
             fleet,
-            drain,
+            drain: CancellationToken::new(),
+            end: CancellationToken::new(),
+            peers: Peers::default(),
+            predecessor: OnceLock::new(),
             mock_secret: rand::random(),
             startups: Mutex::new(BTreeMap::new()),
             config: ArcSwap::from_pointee(config),
@@ -95,6 +100,33 @@ impl Router {
             self.config.store(Arc::new(config));
         }
         Ok(changes)
+    }
+
+    /// This router serves in the place of another.
+    pub(crate) fn succeed(&self, predecessor: Predecessor) {
+        // A router starts once, so there is none yet.
+        let _ = self.predecessor.set(predecessor);
+    }
+
+    /// Acts on a cancel request, wherever the session is that it is meant for. A wrong key is
+    /// ignored without a word, as PostgreSQL does.
+    pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) {
+        let secret = Secret::read(key);
+        if self.cancel_here(pid, secret.bytes).await {
+            return;
+        }
+        if let Some(predecessor) = self.predecessor.get() {
+            predecessor.cancel(pid, secret.bytes);
+        }
+        let owner = router_number(pid);
+        if !secret.forwarded && owner != Some(self.cancels.number()) {
+            self.peers.forward(owner, pid, secret.bytes).await;
+        }
+    }
+
+    /// Acts on a request for a session of this process; answers whether there is one.
+    pub(crate) async fn cancel_here(&self, pid: i32, secret: &[u8]) -> bool {
+        self.cancels.cancel(pid, secret).await
     }
 
     /// A connection that is idle right now, if the tenant can be served at once.

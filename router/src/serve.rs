@@ -1,31 +1,29 @@
 //! Starts a router, accepts clients, keeps it registered with the catalog, and drains it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenantry_schema::catalog::{Catalog, CatalogError};
+use tenantry_schema::catalog::CatalogError;
 use tenantry_schema::follow::{FollowConfig, FollowStatus, Follower};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Change, Config, ConfigError, ROUTER_NUMBER_MAX};
+use crate::config::{Change, Config, ConfigError};
 use crate::fleet::FleetWatch;
+use crate::handover::{self, Estate, HandoverError, Inherited, Predecessor};
 use crate::http::Http;
 use crate::login::{LoginEnd, login};
+use crate::registration::{heartbeat, number};
 use crate::reload::{self, ReadConfig, ReloadError};
 use crate::router::Router;
 use crate::socket::prepare_socket;
 
-/// How long a start waits for the catalog to give the router its number.
-const REGISTRATION_TIME: Duration = Duration::from_secs(2);
 /// After the drain time, for sessions to give their server connections up.
 const CLEANUP_TIME: Duration = Duration::from_secs(3);
-const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
 /// How often idle connections are looked through and the secrets file is checked for a rotation.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
 /// After a failed accept (out of file descriptors), before the next.
@@ -49,6 +47,9 @@ pub enum RouterError {
     /// The catalog's URI is malformed.
     #[error("unusable catalog URI")]
     Catalog(#[source] CatalogError),
+    /// A running router is there and does not hand its sockets over.
+    #[error("cannot take over from the running router")]
+    Handover(#[source] HandoverError),
 }
 
 fn join(problems: &[ConfigError]) -> String {
@@ -66,25 +67,28 @@ pub struct Running {
     pub follow: watch::Receiver<FollowStatus>,
     router: Arc<Router>,
     source: Option<ReadConfig>,
-    stop: CancellationToken,
+    replaced: CancellationToken,
     sessions: TaskTracker,
     tasks: TaskTracker,
     background: CancellationToken,
 }
 
-/// Runs a router until `shutdown`, then drains it.
+/// Runs a router until `shutdown` or until a successor serves in its place, then drains it.
 ///
 /// # Errors
 /// The router cannot start; see [`RouterError`].
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RouterError> {
     let running = start(config).await?;
     tracing::info!(pg = %running.pg_addr, http = %running.http_addr, "router is listening");
-    shutdown.cancelled().await;
-    running.stop().await;
+    tokio::select! {
+        () = shutdown.cancelled() => running.stop().await,
+        () = running.replaced() => running.stop_replaced(&shutdown).await,
+    }
     Ok(())
 }
 
-/// Starts a router; it accepts clients when this returns.
+/// Starts a router; it accepts clients when this returns, or, where it takes over from a running
+/// one, as soon as it knows the fleet.
 ///
 /// # Errors
 /// The configuration is unusable or an address cannot be listened on. A catalog that is away is
@@ -105,20 +109,104 @@ pub async fn start_from(
     if !problems.is_empty() {
         return Err(RouterError::Config(problems));
     }
-    let pg = listen(config.listen).await?;
-    let http = listen(config.http_listen).await?;
+    let sockets = Sockets::open(&config).await?;
     let (pg_addr, http_addr) = (
-        local(&pg, config.listen)?,
-        local(&http, config.http_listen)?,
+        local(&sockets.pg, config.listen)?,
+        local(&sockets.http, config.http_listen)?,
     );
-    let background = CancellationToken::new();
-    let stop = CancellationToken::new();
+    let (background, replaced) = (CancellationToken::new(), CancellationToken::new());
     let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
 
     let fleet = Arc::new(FleetWatch::unknown());
+    let follow = follow(&config, &fleet, &tasks, &background)?;
+    let number = match &sockets.inherited {
+        Some((number, _, _)) => *number,
+        None => number(&config, pg_addr).await,
+    };
+    let router = Arc::new(Router::new(config, number, fleet));
+    let served = Http {
+        router: Arc::clone(&router),
+        follow: follow.clone(),
+    };
+    tasks.spawn(served.serve(
+        Arc::clone(&sockets.http),
+        background.clone(),
+        replaced.clone(),
+    ));
+    tasks.spawn(maintain(Arc::clone(&router), background.clone()));
+    tasks.spawn(heartbeat(
+        Arc::clone(&router),
+        pg_addr,
+        background.clone(),
+        replaced.clone(),
+    ));
+    tasks.spawn(serve(
+        Arc::clone(&router),
+        sockets,
+        sessions.clone(),
+        replaced.clone(),
+        background.clone(),
+    ));
+    Ok(Running {
+        pg_addr,
+        http_addr,
+        follow,
+        router,
+        source,
+        replaced,
+        sessions,
+        tasks,
+        background,
+    })
+}
+
+/// The listening sockets, and what else comes with those of a running router.
+struct Sockets {
+    pg: Arc<TcpListener>,
+    http: Arc<TcpListener>,
+    /// Number, last session, and the way back.
+    inherited: Option<(u16, u32, UnixStream)>,
+}
+
+impl Sockets {
+    /// A running router's, or else new ones.
+    async fn open(config: &Config) -> Result<Self, RouterError> {
+        let inherited = match &config.handover_socket {
+            Some(path) => handover::inherit(path)
+                .await
+                .map_err(RouterError::Handover)?,
+            None => None,
+        };
+        Ok(match inherited {
+            Some(Inherited {
+                pg,
+                http,
+                number,
+                last_session,
+                predecessor,
+            }) => Self {
+                pg: Arc::new(pg),
+                http: Arc::new(http),
+                inherited: Some((number, last_session, predecessor)),
+            },
+            None => Self {
+                pg: Arc::new(listen(config.listen).await?),
+                http: Arc::new(listen(config.http_listen).await?),
+                inherited: None,
+            },
+        })
+    }
+}
+
+fn follow(
+    config: &Config,
+    fleet: &Arc<FleetWatch>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<watch::Receiver<FollowStatus>, RouterError> {
     let (status, follow) = watch::channel(FollowStatus::default());
     let publish = {
-        let fleet = Arc::clone(&fleet);
+        let fleet = Arc::clone(fleet);
         move |next| fleet.publish(next)
     };
     let mut follow_config = FollowConfig::new(config.catalog_url.clone());
@@ -126,34 +214,8 @@ pub async fn start_from(
         .snapshot_file
         .clone_from(&config.snapshot_file);
     let follower = Follower::new(follow_config, publish, status).map_err(RouterError::Catalog)?;
-    tasks.spawn(follower.run(background.clone()));
-
-    let number = number(&config).await;
-    let router = Arc::new(Router::new(config, number, fleet, stop.clone()));
-    tasks.spawn(accept(
-        Arc::clone(&router),
-        pg,
-        sessions.clone(),
-        stop.clone(),
-    ));
-    let served = Http {
-        router: Arc::clone(&router),
-        follow: follow.clone(),
-    };
-    tasks.spawn(served.serve(http, background.clone()));
-    tasks.spawn(maintain(Arc::clone(&router), background.clone()));
-    tasks.spawn(heartbeat(Arc::clone(&router), background.clone()));
-    Ok(Running {
-        pg_addr,
-        http_addr,
-        follow,
-        router,
-        source,
-        stop,
-        sessions,
-        tasks,
-        background,
-    })
+    tasks.spawn(follower.run(shutdown.clone()));
+    Ok(follow)
 }
 
 impl Running {
@@ -166,16 +228,38 @@ impl Running {
         reload::reload(&self.router, self.source.clone(), "signal").await
     }
 
+    /// Resolves when a successor serves in this router's place: time to [`Running::stop_replaced`].
+    pub async fn replaced(&self) {
+        self.replaced.cancelled().await;
+    }
+
     /// Refuses new sessions, lets open transactions end within the drain time, and ends.
     pub async fn stop(self) {
-        self.stop.cancel();
+        let limit = self.router.config().timeouts.drain;
+        self.drain(tokio::time::sleep(limit)).await;
+    }
+
+    /// The same with more time, which `shutdown` cuts to the usual drain time.
+    pub async fn stop_replaced(self, shutdown: &CancellationToken) {
+        let limits = self.router.config().timeouts.clone();
+        let limit = async {
+            let hurried = timeout(limits.drain_replaced, shutdown.cancelled()).await;
+            if hurried.is_ok() {
+                tokio::time::sleep(limits.drain).await;
+            }
+        };
+        self.drain(limit).await;
+    }
+
+    async fn drain(self, limit: impl Future<Output = ()>) {
+        self.router.drain.cancel();
         self.sessions.close();
-        let drain = self.router.config().timeouts.drain;
-        // Sessions end themselves at the drain time; cleaning up after them takes a little longer.
-        if timeout(drain + CLEANUP_TIME, self.sessions.wait())
-            .await
-            .is_err()
-        {
+        tokio::select! {
+            () = self.sessions.wait() => {}
+            () = limit => self.router.end.cancel(),
+        }
+        // Cleaning up after sessions takes a little longer.
+        if timeout(CLEANUP_TIME, self.sessions.wait()).await.is_err() {
             let left = self.sessions.len();
             tracing::warn!(left, "sessions did not end within the drain time");
         }
@@ -197,41 +281,51 @@ fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Rout
         .map_err(|source| RouterError::Listen { address, source })
 }
 
-/// The router's number: configured, the catalog's, or, while the catalog is away, one that the
-/// name decides. Two routers with one number confuse nobody's data, only their cancels.
-async fn number(config: &Config) -> u16 {
-    if config.number != 0 {
-        return config.number;
-    }
-    let registered = timeout(REGISTRATION_TIME, async {
-        let catalog = Catalog::connect(&config.catalog_url).await?;
-        catalog.register_router(&config.name, None).await
-    });
-    match registered.await {
-        Ok(Ok(number)) => number,
-        other => {
-            let error = match other {
-                Ok(Err(error)) => error.to_string(),
-                _ => "timed out".to_owned(),
-            };
-            tracing::warn!(error, "the catalog did not give the router its number");
-            let mut hasher = DefaultHasher::new();
-            config.name.hash(&mut hasher);
-            let hash = hasher.finish() % u64::from(ROUTER_NUMBER_MAX);
-            u16::try_from(hash).unwrap_or_default() + 1
+/// Accepts clients, once a router that took over knows the fleet, and hands over in its turn.
+async fn serve(
+    router: Arc<Router>,
+    sockets: Sockets,
+    sessions: TaskTracker,
+    replaced: CancellationToken,
+    background: CancellationToken,
+) {
+    if let Some((_, last_session, predecessor)) = sockets.inherited {
+        router.cancels.resume_after(last_session);
+        tokio::select! {
+            () = background.cancelled() => return,
+            () = router.fleet.known() => {}
         }
+        router.succeed(Predecessor::retire(predecessor));
+    }
+    let estate = router.config().handover_socket.clone().map(|path| {
+        let estate = Estate {
+            router: Arc::clone(&router),
+            pg: Arc::clone(&sockets.pg),
+            http: Arc::clone(&sockets.http),
+            replaced: replaced.clone(),
+        };
+        estate.await_successor(path, background)
+    });
+    let accepting = accept(router, sockets.pg, sessions, replaced);
+    match estate {
+        Some(estate) => {
+            tokio::join!(accepting, estate);
+        }
+        None => accepting.await,
     }
 }
 
 async fn accept(
     router: Arc<Router>,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     sessions: TaskTracker,
-    stop: CancellationToken,
+    replaced: CancellationToken,
 ) {
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            biased;
+            () = replaced.cancelled() => return,
+            () = router.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -278,45 +372,4 @@ async fn maintain(router: Arc<Router>, shutdown: CancellationToken) {
             pool.prune();
         }
     }
-}
-
-/// Tells the catalog that the router lives and how far it has followed. A catalog that is away
-/// costs nothing but the next attempt.
-async fn heartbeat(router: Arc<Router>, shutdown: CancellationToken) {
-    let mut tick = interval(HEARTBEAT_PERIOD);
-    let mut registered: Option<(Catalog, u16)> = None;
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            _ = tick.tick() => {}
-        }
-        let beat = timeout(HEARTBEAT_PERIOD, beat(&router, registered.take()));
-        match beat.await {
-            Ok(Ok(now)) => registered = now,
-            Ok(Err(error)) => tracing::debug!(%error, "heartbeat did not reach the catalog"),
-            Err(_elapsed) => tracing::debug!("heartbeat timed out"),
-        }
-    }
-    if let Some((catalog, id)) = registered
-        && let Err(error) = catalog.unregister_router(id).await
-    {
-        tracing::debug!(%error, "the catalog was not told that the router ends");
-    }
-}
-
-async fn beat(
-    router: &Router,
-    registered: Option<(Catalog, u16)>,
-) -> Result<Option<(Catalog, u16)>, CatalogError> {
-    let (catalog, id) = match registered {
-        Some(registered) => registered,
-        None => {
-            let catalog = Catalog::connect(&router.config().catalog_url).await?;
-            let id = catalog.register_router(&router.config().name, None).await?;
-            (catalog, id)
-        }
-    };
-    let sequence = router.fleet.current().sequence;
-    let known = catalog.heartbeat_router(id, sequence).await?;
-    Ok(known.then_some((catalog, id)))
 }

@@ -132,6 +132,8 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
         snapshot_file: reader.path("router.snapshot_file"),
         name: reader.value("router.name", default.name),
         number: reader.value("router.number", default.number),
+        peer_address: reader.optional("router.peer_address"),
+        handover_socket: reader.path("router.handover_socket"),
         database: reader.value("router.database", default.database),
         pool_size: reader.value("router.pool_size", default.pool_size),
         pool_queue_max: reader.value("router.pool_queue_max", default.pool_queue_max),
@@ -160,6 +162,7 @@ fn timeouts(
         server_retry: period("router.server_retry_delay", default.server_retry),
         provisioning_wait: period("router.provisioning_wait", default.provisioning_wait),
         drain: period("router.drain_timeout", default.drain),
+        drain_replaced: period("router.drain_replaced_timeout", default.drain_replaced),
     }
 }
 

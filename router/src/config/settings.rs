@@ -112,6 +112,8 @@ settings! {
     Restart "router.snapshot_file" = snapshot_file;
     Restart "router.name" = name;
     Restart "router.number" = number;
+    Restart "router.peer_address" = peer_address;
+    Restart "router.handover_socket" = handover_socket;
     Restart "router.database" = database;
     Live "router.pool_size" = pool_size;
     Live "router.pool_queue_max" = pool_queue_max;
@@ -125,6 +127,7 @@ settings! {
     Live "router.server_retry_delay" = timeouts.server_retry;
     Live "router.provisioning_wait" = timeouts.provisioning_wait;
     Live "router.drain_timeout" = timeouts.drain;
+    Live "router.drain_replaced_timeout" = timeouts.drain_replaced;
 }
 
 /// How the value of a setting is shown.

@@ -15,7 +15,7 @@ use tenantry_schema::tenant::TenantId;
 use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::frontend as tag;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{Next, Session};
 use crate::cancel::{CancelSlot, Requests};
@@ -54,7 +54,8 @@ pub(crate) struct Connection {
 enum Woken {
     Io(Io),
     Drain,
-    Deadline,
+    /// The session is drained, or is not waited for any longer.
+    End,
 }
 
 /// Outcome of one poll of both sockets.
@@ -72,32 +73,25 @@ impl Connection {
     pub(crate) async fn run(mut self) -> Ended {
         let router = Arc::clone(&self.router);
         let mut drain = std::pin::pin!(router.drain.cancelled());
+        let mut end = std::pin::pin!(router.end.cancelled());
         let mut draining = false;
-        // Once draining: when an open transaction is not waited for any longer.
-        let mut deadline = std::pin::pin!(tokio::time::sleep(Duration::MAX));
         let mut lease: Option<Lease> = None;
         let ended = loop {
-            match self.advance(&mut lease).await {
-                Some(ended) => break ended,
-                None if draining && self.session.is_drainable() => {
-                    self.session.fatal(&Refusal::Shutdown);
-                    break Ended::Orderly;
-                }
-                None => {}
+            if let Some(ended) = self.advance(&mut lease).await {
+                break ended;
             }
+            let may_end = draining && self.session.is_drainable();
             let woken = tokio::select! {
                 biased;
                 () = &mut drain, if !draining => Woken::Drain,
-                () = &mut deadline, if draining => Woken::Deadline,
+                () = &mut end => Woken::End,
                 io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
+                // Only after a look at the sockets: what the client has sent is still served.
+                () = std::future::ready(()), if may_end => Woken::End,
             };
             match woken {
-                Woken::Drain => {
-                    draining = true;
-                    let limit = router.config().timeouts.drain;
-                    deadline.as_mut().reset(Instant::now() + limit);
-                }
-                Woken::Deadline => {
+                Woken::Drain => draining = true,
+                Woken::End => {
                     self.session.fatal(&Refusal::Shutdown);
                     break Ended::Orderly;
                 }

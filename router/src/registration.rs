@@ -1,0 +1,129 @@
+//! The router's entry in the catalog: its number, a sign of life, and where its peers find it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenantry_schema::catalog::{Catalog, CatalogError, NewRouter};
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ROUTER_NUMBER_MAX};
+use crate::router::Router;
+
+/// How long a start waits for the catalog to give the router its number.
+const REGISTRATION_TIME: Duration = Duration::from_secs(2);
+const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
+
+/// The router's number: configured, the catalog's, or, while the catalog is away, one that the
+/// name decides. Two routers with one number confuse nobody's data, only their cancels.
+pub(crate) async fn number(config: &Config, listening: SocketAddr) -> u16 {
+    if config.number != 0 {
+        return config.number;
+    }
+    let registered = timeout(REGISTRATION_TIME, async {
+        let catalog = Catalog::connect(&config.catalog_url).await?;
+        register(&catalog, config, listening, None).await
+    });
+    match registered.await {
+        Ok(Ok(number)) => number,
+        other => {
+            let error = match other {
+                Ok(Err(error)) => error.to_string(),
+                _ => "timed out".to_owned(),
+            };
+            tracing::warn!(error, "the catalog did not give the router its number");
+            let mut hasher = DefaultHasher::new();
+            config.name.hash(&mut hasher);
+            let hash = hasher.finish() % u64::from(ROUTER_NUMBER_MAX);
+            u16::try_from(hash).unwrap_or_default() + 1
+        }
+    }
+}
+
+async fn register(
+    catalog: &Catalog,
+    config: &Config,
+    listening: SocketAddr,
+    number: Option<u16>,
+) -> Result<u16, CatalogError> {
+    let peer_address = peer_address(config, listening);
+    let router = NewRouter {
+        name: &config.name,
+        number,
+        control_address: None,
+        peer_address: peer_address.as_deref(),
+    };
+    catalog.register_router(router).await
+}
+
+/// Where other routers reach this one: as configured, or where it listens unless that is every
+/// address of the machine.
+fn peer_address(config: &Config, listening: SocketAddr) -> Option<String> {
+    let own = || (!listening.ip().is_unspecified()).then(|| listening.to_string());
+    config.peer_address.clone().or_else(own)
+}
+
+/// Tells the catalog that the router lives and how far it has followed, and learns of the others.
+/// A catalog that is away costs nothing but the next attempt. A router that was `replaced` leaves
+/// the entry to its successor.
+pub(crate) async fn heartbeat(
+    router: Arc<Router>,
+    listening: SocketAddr,
+    shutdown: CancellationToken,
+    replaced: CancellationToken,
+) {
+    let mut tick = interval(HEARTBEAT_PERIOD);
+    let mut registered: Option<(Catalog, u16)> = None;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            // The successor has the entry now.
+            () = replaced.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let beat = timeout(
+            HEARTBEAT_PERIOD,
+            beat(&router, listening, registered.take()),
+        );
+        match beat.await {
+            Ok(Ok(now)) => registered = now,
+            Ok(Err(error)) => tracing::debug!(%error, "heartbeat did not reach the catalog"),
+            Err(_elapsed) => tracing::debug!("heartbeat timed out"),
+        }
+    }
+    if let Some((catalog, id)) = registered
+        && let Err(error) = catalog.unregister_router(id).await
+    {
+        tracing::debug!(%error, "the catalog was not told that the router ends");
+    }
+}
+
+async fn beat(
+    router: &Router,
+    listening: SocketAddr,
+    registered: Option<(Catalog, u16)>,
+) -> Result<Option<(Catalog, u16)>, CatalogError> {
+    let number = router.cancels.number();
+    let (catalog, id) = match registered {
+        Some(registered) => registered,
+        None => {
+            let config = Arc::clone(&router.config());
+            let catalog = Catalog::connect(&config.catalog_url).await?;
+            let id = register(&catalog, &config, listening, Some(number)).await?;
+            if id != number {
+                tracing::warn!(
+                    number,
+                    catalog = id,
+                    "another router has this router's number: cancel requests that reach the wrong one are lost"
+                );
+            }
+            (catalog, id)
+        }
+    };
+    let sequence = router.fleet.current().sequence;
+    let known = catalog.heartbeat_router(id, sequence).await?;
+    router.peers.update(number, catalog.list_routers().await?);
+    Ok(known.then_some((catalog, id)))
+}
