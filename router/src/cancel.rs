@@ -155,6 +155,11 @@ impl Drop for Registration {
 }
 
 impl CancelSlot {
+    /// Unique in this router while the session lasts.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }

@@ -135,6 +135,7 @@ impl Http {
             follow.connected,
             follow.source == Some(FleetSource::Snapshot),
         );
+        metrics.work(&self.router.activity.client_totals());
         for pool in self.router.pools.all() {
             metrics.pool(&pool.shard_name(), pool.stats());
         }

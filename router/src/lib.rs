@@ -5,6 +5,7 @@
 //! apart. A session is one task (`session`) that borrows server connections from a pool per
 //! shard (`pool`); what it needs to know of the fleet is an immutable snapshot (`fleet`).
 
+mod activity;
 mod cancel;
 pub mod config;
 mod error;

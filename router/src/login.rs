@@ -1,5 +1,6 @@
 //! From accept to the first ReadyForQuery: startup, who it is, SCRAM, what the session starts with.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::Severity;
+use crate::activity::{ClientGuard, ClientOrigin, Killed, Meter};
 use crate::cancel::Registration;
 use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
@@ -27,6 +29,8 @@ pub(crate) struct LoggedIn {
     pub(crate) connection: Connection,
     /// Keeps the cancel key valid.
     pub(crate) registration: Registration,
+    /// Keeps the session among those that operators see.
+    pub(crate) listed: ClientGuard,
 }
 
 /// Why a connection does not become a session.
@@ -48,6 +52,8 @@ impl From<std::io::Error> for LoginEnd {
 struct Login {
     router: Arc<Router>,
     stream: Stream,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
     input: BytesMut,
     output: BytesMut,
 }
@@ -56,6 +62,8 @@ struct Login {
 pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<LoggedIn, LoginEnd> {
     let mut login = Login {
         router,
+        peer: socket.peer_addr().ok(),
+        local: socket.local_addr().ok(),
         stream: Stream::Plain(socket),
         input: BytesMut::with_capacity(1024),
         output: BytesMut::new(),
@@ -235,6 +243,19 @@ impl Login {
         self.greet(&reported, &registration);
         self.flush().await?;
         let Granted { tenant, bound } = granted;
+        let listed = router.activity.client(ClientOrigin {
+            id: registration.slot.number(),
+            pid: registration.slot.pid(),
+            role: Arc::clone(&role),
+            database: router.config().database.clone(),
+            peer: self.peer,
+            local: self.local,
+            tls: String::new(),
+            application_name: claim.settings.application_name().unwrap_or_default(),
+            tenant,
+            trace: None,
+        });
+        let settings_hash = claim.settings.hash();
         let identity = Identity {
             session: u64::from(registration.slot.pid().unsigned_abs()),
             role,
@@ -254,8 +275,11 @@ impl Login {
                 input: self.input,
                 session,
                 slot: Arc::clone(&registration.slot),
+                meter: Meter::new(listed.record(), settings_hash),
+                killed: Killed::new(listed.record()),
             },
             registration,
+            listed,
         })
     }
 

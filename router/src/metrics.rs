@@ -147,9 +147,12 @@ impl Metrics {
         self.clients.dec();
     }
 
-    pub(crate) fn ran(&self, counts: crate::session::Counts) {
-        self.statements.inc_by(counts.statements);
-        self.transactions.inc_by(counts.transactions);
+    /// What all sessions did so far.
+    pub(crate) fn work(&self, totals: &crate::activity::Totals) {
+        self.statements
+            .inc_by(totals.statements.saturating_sub(self.statements.get()));
+        self.transactions
+            .inc_by(totals.transactions.saturating_sub(self.transactions.get()));
     }
 
     pub(crate) fn login_failed(&self, name: &'static str) {

@@ -13,6 +13,7 @@ use tenantry_schema::tenant::{TenantId, TenantState};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
 use crate::error::Refusal;
@@ -40,6 +41,7 @@ pub(crate) struct Router {
     pub(crate) pools: Pools,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) metrics: Metrics,
+    pub(crate) activity: Arc<Activity>,
     pub(crate) shared: Arc<Shared>,
     /// Cancelled when the router stops: sessions end at their next transaction boundary.
     pub(crate) drain: CancellationToken,
@@ -55,14 +57,17 @@ pub(crate) struct Router {
 
 impl Router {
     pub(crate) fn new(config: Config, number: u16, fleet: Arc<FleetWatch>) -> Self {
+        let activity = Arc::new(Activity::new());
         Self {
             pools: Pools::new(
                 config.secrets_file.clone(),
                 PoolLimits::of(&config),
                 config.statements_per_server_max,
+                Arc::clone(&activity),
             ),
             cancels: Arc::new(Cancels::new(number)),
             metrics: Metrics::new(),
+            activity,
             shared: Arc::new(Shared {
                 registry: crate::server::Registry::default(),
                 fleet: Arc::clone(&fleet),

@@ -357,6 +357,7 @@ async fn client(router: Arc<Router>, socket: TcpStream) {
     let ended = Box::pin(logged_in.connection.run()).await;
     tracing::debug!(?ended, "session ended");
     counted.metrics.session_ended();
+    drop(logged_in.listed);
     drop(logged_in.registration);
 }
 

@@ -12,6 +12,7 @@ use tenantry_schema::secrets::SecretsFile;
 use tenantry_schema::shard::{Shard, ShardAddress, ShardId};
 
 use super::{Pool, PoolLimits};
+use crate::activity::Activity;
 use crate::error::Refusal;
 use crate::server::ServerLogin;
 
@@ -21,16 +22,23 @@ pub(crate) struct Pools {
     secrets_file: PathBuf,
     limits: Arc<ArcSwap<PoolLimits>>,
     statements_max: usize,
+    activity: Arc<Activity>,
     pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
     /// When the secrets file was last written, as far as is known.
     secrets_written: Mutex<Option<SystemTime>>,
 }
 
 impl Pools {
-    pub(crate) fn new(secrets_file: PathBuf, limits: PoolLimits, statements_max: usize) -> Self {
+    pub(crate) fn new(
+        secrets_file: PathBuf,
+        limits: PoolLimits,
+        statements_max: usize,
+        activity: Arc<Activity>,
+    ) -> Self {
         Self {
             limits: Arc::new(ArcSwap::from_pointee(limits)),
             statements_max,
+            activity,
             pools: Mutex::new(HashMap::new()),
             secrets_written: Mutex::new(written(&secrets_file)),
             secrets_file,
@@ -97,6 +105,7 @@ impl Pools {
             password: secrets.passwords.app.expose().to_owned(),
             guard: secrets.guard.current.clone(),
             statements_max: self.statements_max,
+            activity: Arc::clone(&self.activity),
         })
     }
 

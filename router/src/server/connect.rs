@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
 };
+use crate::activity::{Activity, ServerOrigin};
 use crate::session::Settings;
 use crate::socket::prepare_socket;
 use crate::stream::Stream;
@@ -35,6 +36,8 @@ pub(crate) struct ServerLogin {
     pub(crate) password: String,
     pub(crate) guard: GuardKey,
     pub(crate) statements_max: usize,
+    /// Where its connections are listed.
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// Without the password.
@@ -108,6 +111,7 @@ pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
     prepare_socket(&socket).map_err(ConnectError::Broken)?;
     let mut opening = Opening {
         peer: socket.peer_addr().map_err(ConnectError::Broken)?,
+        local: socket.local_addr().ok(),
         stream: Stream::Plain(socket),
         input: BytesMut::with_capacity(8 << 10),
         output: BytesMut::new(),
@@ -123,6 +127,7 @@ pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
 
 struct Opening {
     peer: SocketAddr,
+    local: Option<SocketAddr>,
     stream: Stream,
     input: BytesMut,
     output: BytesMut,
@@ -243,6 +248,14 @@ impl Opening {
         let key = self
             .key
             .ok_or_else(|| ConnectError::Protocol("no BackendKeyData".to_owned()))?;
+        let listed = login.activity.server(ServerOrigin {
+            shard: Arc::clone(&login.shard),
+            user: login.user.clone(),
+            pid: key.pid,
+            peer: Some(self.peer),
+            local: self.local,
+            tls: String::new(),
+        });
         let link = Link {
             input: BytesMut::new(),
             output: BytesMut::new(),
@@ -267,6 +280,7 @@ impl Opening {
             stream: self.stream,
             link,
             idle_since: Instant::now(),
+            listed,
         })
     }
 

@@ -17,6 +17,7 @@ use tenantry_wire::backend::TxStatus;
 pub(crate) use connect::{ConnectError, ServerLogin, open, send_cancel};
 pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source};
 
+use crate::activity::ServerGuard;
 use crate::session::Settings;
 use crate::stream::Stream;
 
@@ -113,6 +114,8 @@ pub(crate) struct Server {
     pub(crate) stream: Stream,
     pub(crate) link: Link,
     pub(crate) idle_since: tokio::time::Instant,
+    /// Keeps it among the connections that operators see.
+    pub(crate) listed: ServerGuard,
 }
 
 impl Server {

@@ -144,6 +144,11 @@ impl PreparedCache {
     }
 
     /// Whether the connection holds so many that it should start afresh.
+    /// Statements held.
+    pub(crate) fn len(&self) -> usize {
+        self.used_at.len()
+    }
+
     pub(crate) fn overflows(&self) -> bool {
         self.used_at.len() > 2 * self.max
     }

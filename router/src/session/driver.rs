@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::{Next, Session};
+use crate::activity::{ClientState, Killed, Meter};
 use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
 use crate::pool::{Lease, LeftBehind, clean};
@@ -48,13 +49,16 @@ pub(crate) struct Connection {
     pub(crate) input: BytesMut,
     pub(crate) session: Session,
     pub(crate) slot: Arc<CancelSlot>,
+    /// Tells others what the session does.
+    pub(crate) meter: Meter,
+    pub(crate) killed: Killed,
 }
 
 /// What a wait brought.
 enum Woken {
     Io(Io),
     Drain,
-    /// The session is drained, or is not waited for any longer.
+    /// The session is drained, killed, or not waited for any longer.
     End,
 }
 
@@ -74,6 +78,7 @@ impl Connection {
         let router = Arc::clone(&self.router);
         let mut drain = std::pin::pin!(router.drain.cancelled());
         let mut end = std::pin::pin!(router.end.cancelled());
+        let mut killed = self.killed.clone();
         let mut draining = false;
         let mut lease: Option<Lease> = None;
         let ended = loop {
@@ -83,6 +88,7 @@ impl Connection {
             let may_end = draining && self.session.is_drainable();
             let woken = tokio::select! {
                 biased;
+                () = &mut killed => Woken::End,
                 () = &mut drain, if !draining => Woken::Drain,
                 () = &mut end => Woken::End,
                 io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
@@ -131,6 +137,7 @@ impl Connection {
                         // An idle session keeps no buffer.
                         self.input = BytesMut::new();
                     }
+                    self.note_rest(lease);
                     return None;
                 }
                 Next::Close => return Some(Ended::Orderly),
@@ -140,10 +147,15 @@ impl Connection {
                         just_acquired = true;
                     }
                     Err(Unavailable::Refused(refusal)) => {
+                        self.meter.refused();
                         self.router.metrics.refused(refusal.name());
                         self.session.acquire_failed(&refusal, &mut self.input);
                     }
                     Err(Unavailable::ClientGone) => return Some(Ended::ClientGone),
+                    Err(Unavailable::Killed) => {
+                        self.session.fatal(&Refusal::Shutdown);
+                        return Some(Ended::Orderly);
+                    }
                 },
             }
         }
@@ -158,8 +170,8 @@ impl Connection {
             .as_mut()
             .and_then(Lease::server)
             .is_some_and(|server| server.link.output.is_empty());
-        if written && let Some(lease) = lease.take() {
-            self.router.metrics.ran(self.session.take_counts());
+        if written && let Some(mut lease) = lease.take() {
+            self.note_release(&mut lease);
             let requests = self.slot.detach().await;
             let left = LeftBehind {
                 unfinished: requests == Requests::Adrift,
@@ -167,6 +179,33 @@ impl Connection {
             };
             clean(lease, left).await;
         }
+    }
+
+    /// Shows what the session does while it waits for bytes.
+    fn note_rest(&mut self, lease: &mut Option<Lease>) {
+        let state = self.session.activity();
+        if state == ClientState::Idle && lease.is_some() {
+            // Pinned to its connection: what it did is counted at the end of each transaction.
+            let counts = self.session.take_counts();
+            if counts.transactions > 0 {
+                self.meter.rests(state);
+                self.meter.hand_over(counts, &self.router.activity.tenants);
+            }
+        }
+        self.meter.rests(state);
+        let settings = self.session.settings();
+        let name = || settings.application_name();
+        self.meter
+            .shows(self.session.tenant(), settings.hash(), name);
+    }
+
+    fn note_release(&mut self, lease: &mut Lease) {
+        let prepared = lease
+            .server()
+            .map_or(0, |server| server.link.state.prepared.len());
+        let counts = self.session.take_counts();
+        self.meter
+            .released(counts, prepared, &self.router.activity.tenants);
     }
 
     /// A server connection for the tenant's shard.
@@ -182,8 +221,11 @@ impl Connection {
         let router = Arc::clone(&self.router);
         let slot = Arc::clone(&self.slot);
         let queued = slot.queue();
+        self.meter.waits();
+        let mut killed = self.killed.clone();
         let lease = tokio::select! {
             biased;
+            () = &mut killed => return Err(Unavailable::Killed),
             lease = router.connection(&self.session, tenant) => lease?,
             () = queued.cancelled() => return Err(Refusal::Canceled.into()),
             () = client_gone(&mut self.stream, &mut self.input) => return Err(Unavailable::ClientGone),
@@ -199,6 +241,7 @@ impl Connection {
         }
         if let Some(server) = lease.server() {
             self.slot.attach(&server.link.state.key);
+            self.meter.leased(server.listed.record(), tenant);
         }
         lease
     }
@@ -239,6 +282,7 @@ impl Connection {
         let shard = gone
             .pool()
             .map_or_else(String::new, |pool| pool.shard_name());
+        self.note_release(&mut gone);
         self.router.metrics.server_lost();
         self.session.server_lost(&shard)
     }
@@ -261,8 +305,11 @@ impl Connection {
             // The client may be gone already, or not reading; there is nobody left to tell.
             let _ = timeout(FAREWELL_TIME, farewell).await;
         }
-        self.router.metrics.ran(self.session.take_counts());
-        let Some(mut lease) = lease else { return };
+        let Some(mut lease) = lease else {
+            let counts = self.session.take_counts();
+            return self.meter.hand_over(counts, &self.router.activity.tenants);
+        };
+        self.note_release(&mut lease);
         let requests = self.slot.detach().await;
         let unfinished = self.session.is_unfinished();
         if unfinished && let Some(server) = lease.server() {
@@ -287,7 +334,10 @@ impl Connection {
         let mut io = Io::default();
         let mut progress = false;
         let was_high = self.session.output.len() > HIGH_WATER;
-        match poll_write(&mut self.stream, &mut self.session.output, cx) {
+        let owed = self.session.output.len();
+        let written = poll_write(&mut self.stream, &mut self.session.output, cx);
+        self.meter.sent(owed - self.session.output.len());
+        match written {
             Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
             Err(_) => io.client_deaf = true,
         }
@@ -305,7 +355,10 @@ impl Connection {
                         io.client_closed = true;
                     }
                 }
-                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Ok(read)) => {
+                    self.meter.received(read);
+                    progress = true;
+                }
                 Poll::Pending => {}
             }
         }
@@ -345,6 +398,8 @@ impl Connection {
 pub(crate) enum Unavailable {
     Refused(Refusal),
     ClientGone,
+    /// An operator ended the session.
+    Killed,
 }
 
 impl From<Refusal> for Unavailable {

@@ -124,6 +124,7 @@ impl Session {
             prepared: prepared.clone(),
             role,
         };
+        self.counts.client_parses += 1;
         let undo = self.statements.change(name.clone(), Some(statement));
         let held = server.state.prepared.touch(&prepared);
         if held && !matches!(self.tx, Tx::Failed) {
@@ -183,6 +184,7 @@ impl Session {
             self.answer(backend::put_bind_complete);
             return Ok(Handled::Done);
         }
+        self.counts.binds += u64::from(!bind.statement.is_empty());
         let effects = self.bind_effects(&statement, &bind)?;
         let sets_role =
             |effect: &Effect| matches!(effect, Effect::Set { name, .. } if is_role_setting(name));

@@ -47,6 +47,7 @@ use self::script::Script;
 use self::state::State;
 use self::statements::Statements;
 use crate::Severity;
+use crate::activity::ClientState;
 use crate::error::Refusal;
 use crate::server::{Registry, ServerState};
 
@@ -178,6 +179,22 @@ pub(crate) struct Session {
 pub(crate) struct Counts {
     pub(crate) statements: u64,
     pub(crate) transactions: u64,
+    /// Errors that the client was sent, and the SQLSTATE of the last.
+    pub(crate) errors: u64,
+    pub(crate) sqlstate: Option<[u8; 5]>,
+    /// Named statements: prepared by the client, prepared on a server, executed.
+    pub(crate) client_parses: u64,
+    pub(crate) server_parses: u64,
+    pub(crate) binds: u64,
+    /// Named statements that the client has now.
+    pub(crate) named: usize,
+}
+
+impl Counts {
+    fn error(&mut self, code: &str) {
+        self.errors += 1;
+        self.sqlstate = code.as_bytes().try_into().ok();
+    }
 }
 
 impl Session {
@@ -294,7 +311,28 @@ impl Session {
     }
 
     pub(crate) fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
+        let mut counts = std::mem::take(&mut self.counts);
+        counts.named = self.statements.len();
+        counts
+    }
+
+    /// What the session does while it waits for bytes.
+    pub(crate) fn activity(&self) -> ClientState {
+        if !self.settled() || self.batch.forwarded || self.script.is_some() || self.copy_in {
+            return ClientState::Active;
+        }
+        match self.tx {
+            Tx::Idle => ClientState::Idle,
+            _ => ClientState::IdleInTransaction,
+        }
+    }
+
+    pub(crate) fn tenant(&self) -> Option<TenantId> {
+        self.state.tenant()
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        self.state.settings()
     }
 
     /// Whether a stopping router may end the session now.
@@ -364,6 +402,7 @@ impl Session {
     /// The error of a refused statement, and its effect on the transaction. Only valid when settled.
     fn refuse(&mut self, refusal: &Refusal) {
         tracing::debug!(name = refusal.name(), %refusal, "refused");
+        self.counts.error(refusal.code());
         backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
         self.batch.failed = true;
         match &mut self.tx {

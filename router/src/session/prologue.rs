@@ -209,6 +209,7 @@ impl Session {
 
     /// Notes that the connection will hold the statement, closing another one if it holds too many.
     pub(super) fn hold(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
+        self.counts.server_parses += 1;
         if let Some(evicted) = server.state.prepared.insert(Arc::clone(prepared)) {
             frontend::put_close(&mut server.output, TargetKind::Statement, &evicted.name);
             self.expects.push(Expect::HiddenClose(evicted));

@@ -394,6 +394,7 @@ impl Session {
         self.distrust(&fields.code, &mut server.state);
         // A lock that the failed statement took outlives it.
         server.state.dirty |= self.expects.front().is_some_and(Expect::pins);
+        self.counts.error(&fields.code);
         self.batch.failed = true;
         self.copy_in = false;
         self.copy_starting = false;

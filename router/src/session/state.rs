@@ -38,6 +38,14 @@ impl Settings {
         }
     }
 
+    /// The client's name for itself.
+    pub(crate) fn application_name(&self) -> Option<String> {
+        match self.get("application_name")? {
+            Assigned::Value(value) => Some(value.clone()),
+            Assigned::Tail(tail) => Some(tail.trim_matches(['\'', ' ', '=']).to_owned()),
+        }
+    }
+
     /// Equal hashes are taken for equal settings; 0 is the empty map.
     pub(crate) fn hash(&self) -> u64 {
         self.hash

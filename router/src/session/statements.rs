@@ -90,6 +90,11 @@ impl Statements {
         }
     }
 
+    /// Named statements.
+    pub(crate) fn len(&self) -> usize {
+        self.named.len()
+    }
+
     /// Gives the name to another statement or to none; answers how to take that back.
     pub(crate) fn change(&mut self, name: Bytes, statement: Option<ClientStatement>) -> Undo {
         let put = statement.as_ref().map(ClientStatement::identity);

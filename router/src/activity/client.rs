@@ -1,0 +1,220 @@
+//! One client session as others see it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use tenantry_schema::fleet::Role;
+use tenantry_schema::tenant::TenantId;
+
+use super::Clock;
+use super::counters::Counters;
+
+/// What a session does right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ClientState {
+    /// It has asked nothing and holds no transaction.
+    Idle,
+    /// A server works for it, or it is working on the router itself.
+    Active,
+    /// It waits for a server connection.
+    Waiting,
+    /// Its transaction is open and it asks nothing.
+    IdleInTransaction,
+}
+
+impl ClientState {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Idle,
+        Self::Active,
+        Self::Waiting,
+        Self::IdleInTransaction,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::Waiting => "waiting",
+            Self::IdleInTransaction => "idle in transaction",
+        }
+    }
+}
+
+/// What is known of a session at its start.
+#[derive(Debug)]
+pub(crate) struct ClientOrigin {
+    /// Its number, unique in this router while it lasts.
+    pub(crate) id: u32,
+    /// The process id that the client was told.
+    pub(crate) pid: i32,
+    pub(crate) role: Arc<Role>,
+    pub(crate) database: String,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+    /// TLS version and cipher; empty without encryption.
+    pub(crate) tls: String,
+    pub(crate) application_name: String,
+    pub(crate) tenant: Option<TenantId>,
+    /// The trace that the client's connection belongs to.
+    pub(crate) trace: Option<String>,
+}
+
+/// One session. Atomics have one writer, the session's own task.
+#[derive(Debug)]
+pub(crate) struct ClientRecord {
+    origin: ClientOrigin,
+    clock: Clock,
+    connected_us: u64,
+    state: AtomicU8,
+    since_us: AtomicU64,
+    request_us: AtomicU64,
+    /// Number of the server connection that it holds; 0 is none.
+    server: AtomicU64,
+    /// SQLSTATE of the last error, in the low five bytes; 0 is none.
+    sqlstate: AtomicU64,
+    /// Named statements that the client has prepared.
+    statements: AtomicU64,
+    pub(super) counters: Counters,
+    changing: Mutex<Changing>,
+    killed: AtomicBool,
+    pub(super) waker: AtomicWaker,
+}
+
+/// What changes now and then and does not fit an atomic. Written when it changes only.
+#[derive(Debug, Clone)]
+pub(crate) struct Changing {
+    pub(crate) tenant: Option<TenantId>,
+    pub(crate) application_name: String,
+}
+
+impl ClientRecord {
+    pub(super) fn new(mut origin: ClientOrigin, clock: Clock) -> Self {
+        let now = clock.now_us();
+        let changing = Changing {
+            tenant: origin.tenant,
+            application_name: std::mem::take(&mut origin.application_name),
+        };
+        Self {
+            origin,
+            clock,
+            connected_us: now,
+            state: AtomicU8::new(ClientState::Idle as u8),
+            since_us: AtomicU64::new(now),
+            request_us: AtomicU64::new(now),
+            server: AtomicU64::new(0),
+            sqlstate: AtomicU64::new(0),
+            statements: AtomicU64::new(0),
+            counters: Counters::default(),
+            changing: Mutex::new(changing),
+            killed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.origin.id
+    }
+
+    pub(crate) fn origin(&self) -> &ClientOrigin {
+        &self.origin
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn connected_us(&self) -> u64 {
+        self.connected_us
+    }
+
+    pub(crate) fn state(&self) -> ClientState {
+        let state = self.state.load(Ordering::Relaxed);
+        let found = ClientState::ALL.into_iter().find(|s| *s as u8 == state);
+        found.unwrap_or(ClientState::Idle)
+    }
+
+    /// When the present state began.
+    pub(crate) fn since_us(&self) -> u64 {
+        self.since_us.load(Ordering::Relaxed)
+    }
+
+    /// When the last request began.
+    pub(crate) fn request_us(&self) -> u64 {
+        self.request_us.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn server(&self) -> Option<u64> {
+        Some(self.server.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    /// How long it has been waiting for a server connection, microseconds.
+    pub(crate) fn waiting_us(&self) -> u64 {
+        match self.state() {
+            ClientState::Waiting => self.clock.now_us().saturating_sub(self.since_us()),
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn totals(&self) -> super::Totals {
+        self.counters.totals()
+    }
+
+    pub(crate) fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn changing(&self) -> Changing {
+        self.changing.lock().clone()
+    }
+
+    /// SQLSTATE of the last error that the client was sent.
+    pub(crate) fn sqlstate(&self) -> Option<String> {
+        let packed = self.sqlstate.load(Ordering::Relaxed).to_be_bytes();
+        let code = packed.get(3..)?;
+        (code != [0; 5]).then(|| String::from_utf8_lossy(code).into_owned())
+    }
+
+    pub(super) fn set_state(&self, state: ClientState, now: u64) {
+        self.state.store(state as u8, Ordering::Relaxed);
+        self.since_us.store(now, Ordering::Relaxed);
+        if matches!(state, ClientState::Active | ClientState::Waiting) {
+            self.request_us.store(now, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn set_server(&self, server: u64) {
+        self.server.store(server, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_statements(&self, statements: u64) {
+        self.statements.store(statements, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_sqlstate(&self, code: [u8; 5]) {
+        let [a, b, c, d, e] = code;
+        let packed = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
+        self.sqlstate.store(packed, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_tenant(&self, tenant: Option<TenantId>) {
+        self.changing.lock().tenant = tenant;
+    }
+
+    pub(super) fn set_application_name(&self, name: &str) {
+        name.clone_into(&mut self.changing.lock().application_name);
+    }
+
+    /// Makes the session end, wherever it is.
+    pub(crate) fn kill(&self) {
+        self.killed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,251 @@
+//! Who is connected, what they do right now, and what has been done: the router's memory of its
+//! own work, for the console and for metrics.
+//!
+//! Cheap where queries pass: every session writes only counters of its own, or of the server
+//! connection that it alone holds, with relaxed stores and without a lock. Whoever looks adds them
+//! up. What a session or connection did is kept in totals when it ends, under the lock that also
+//! guards looking, so that nothing is counted twice or lost. Nothing here decides anything.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the console shows what is kept here"
+)]
+
+mod client;
+mod counters;
+mod killed;
+mod meter;
+mod server;
+mod tenants;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tenantry_schema::shard::ShardId;
+
+pub(crate) use self::client::{ClientOrigin, ClientRecord, ClientState};
+pub(crate) use self::counters::{BUCKETS, Histogram, Totals, bucket_seconds};
+pub(crate) use self::killed::Killed;
+pub(crate) use self::meter::Meter;
+pub(crate) use self::server::{ServerOrigin, ServerRecord, ServerState};
+pub(crate) use self::tenants::{TenantLoad, TenantUsage};
+
+/// The clock of one router: microseconds since it started fit an atomic, an [`Instant`] does not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    started: Instant,
+    started_at: Timestamp,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+        }
+    }
+
+    /// Microseconds since the router started.
+    pub(crate) fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The time of day of a reading of [`Clock::now_us`].
+    pub(crate) fn timestamp(&self, us: u64) -> Timestamp {
+        let since = Duration::from_micros(us);
+        self.started_at.checked_add(since).unwrap_or(Timestamp::MAX)
+    }
+
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+}
+
+/// All sessions and server connections of one router.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    pub(crate) clock: Clock,
+    clients: Mutex<Clients>,
+    servers: Mutex<Servers>,
+    pub(crate) tenants: TenantLoad,
+    last_server: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    live: HashMap<u32, Arc<ClientRecord>>,
+    /// What sessions that have ended did.
+    ended: Totals,
+}
+
+#[derive(Debug, Default)]
+struct Servers {
+    live: HashMap<u64, Arc<ServerRecord>>,
+    /// What was done over connections that are closed, by shard.
+    closed: BTreeMap<ShardId, ShardTotals>,
+}
+
+/// What was done on one shard.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShardTotals {
+    pub(crate) totals: Totals,
+    /// Times a connection was given to a session.
+    pub(crate) assigned: u64,
+    pub(crate) opened: u64,
+    pub(crate) closed: u64,
+    /// Sum of the ages of closed connections, microseconds.
+    pub(crate) lifetime_us: u64,
+    /// From lease to release.
+    pub(crate) transactions: Histogram,
+    /// From the start of a request to its last reply.
+    pub(crate) requests: Histogram,
+}
+
+impl ShardTotals {
+    fn add(&mut self, record: &ServerRecord) {
+        self.totals += record.counters.totals();
+        self.assigned += record.assigned();
+        self.opened += 1;
+        self.transactions += record.transactions.read();
+        self.requests += record.requests.read();
+    }
+}
+
+impl std::ops::AddAssign<&Self> for ShardTotals {
+    fn add_assign(&mut self, other: &Self) {
+        self.totals += other.totals;
+        self.assigned += other.assigned;
+        self.opened += other.opened;
+        self.closed += other.closed;
+        self.lifetime_us += other.lifetime_us;
+        self.transactions += other.transactions.clone();
+        self.requests += other.requests.clone();
+    }
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: Clock::start(),
+            clients: Mutex::new(Clients::default()),
+            servers: Mutex::new(Servers::default()),
+            tenants: TenantLoad::default(),
+            last_server: AtomicU64::new(0),
+        }
+    }
+
+    /// A session begins; it is listed until the guard is dropped.
+    pub(crate) fn client(self: &Arc<Self>, origin: ClientOrigin) -> ClientGuard {
+        let record = Arc::new(ClientRecord::new(origin, self.clock));
+        let mut clients = self.clients.lock();
+        clients.live.insert(record.id(), Arc::clone(&record));
+        ClientGuard {
+            activity: Arc::clone(self),
+            record,
+        }
+    }
+
+    /// A server connection was opened; it is listed until the guard is dropped.
+    pub(crate) fn server(self: &Arc<Self>, origin: ServerOrigin) -> ServerGuard {
+        let id = self.last_server.fetch_add(1, Ordering::Relaxed) + 1;
+        let record = Arc::new(ServerRecord::new(id, origin, self.clock));
+        let mut servers = self.servers.lock();
+        servers.live.insert(id, Arc::clone(&record));
+        ServerGuard {
+            activity: Arc::clone(self),
+            record,
+        }
+    }
+
+    /// Every session, by number.
+    pub(crate) fn clients(&self) -> Vec<Arc<ClientRecord>> {
+        let mut all: Vec<_> = self.clients.lock().live.values().cloned().collect();
+        all.sort_by_key(|record| record.id());
+        all
+    }
+
+    pub(crate) fn client_numbered(&self, id: u32) -> Option<Arc<ClientRecord>> {
+        self.clients.lock().live.get(&id).cloned()
+    }
+
+    /// Every server connection, oldest first.
+    pub(crate) fn servers(&self) -> Vec<Arc<ServerRecord>> {
+        let mut all: Vec<_> = self.servers.lock().live.values().cloned().collect();
+        all.sort_by_key(|record| record.id());
+        all
+    }
+
+    /// What all sessions did since the router started.
+    pub(crate) fn client_totals(&self) -> Totals {
+        let clients = self.clients.lock();
+        let mut totals = clients.ended;
+        for record in clients.live.values() {
+            totals += record.counters.totals();
+        }
+        totals
+    }
+
+    /// What was done on each shard since the router started.
+    pub(crate) fn shard_totals(&self) -> BTreeMap<ShardId, ShardTotals> {
+        let servers = self.servers.lock();
+        let mut shards = servers.closed.clone();
+        for record in servers.live.values() {
+            shards.entry(record.shard().id).or_default().add(record);
+        }
+        shards
+    }
+}
+
+/// Keeps a session listed.
+#[derive(Debug)]
+pub(crate) struct ClientGuard {
+    activity: Arc<Activity>,
+    record: Arc<ClientRecord>,
+}
+
+impl ClientGuard {
+    pub(crate) fn record(&self) -> &Arc<ClientRecord> {
+        &self.record
+    }
+}
+
+impl Drop for ClientGuard {
+    fn drop(&mut self) {
+        let mut clients = self.activity.clients.lock();
+        clients.live.remove(&self.record.id());
+        clients.ended += self.record.counters.totals();
+    }
+}
+
+/// Keeps a server connection listed.
+#[derive(Debug)]
+pub(crate) struct ServerGuard {
+    activity: Arc<Activity>,
+    record: Arc<ServerRecord>,
+}
+
+impl ServerGuard {
+    pub(crate) fn record(&self) -> &Arc<ServerRecord> {
+        &self.record
+    }
+}
+
+impl Drop for ServerGuard {
+    fn drop(&mut self) {
+        let age = self.activity.clock.now_us() - self.record.opened_us();
+        let mut servers = self.activity.servers.lock();
+        servers.live.remove(&self.record.id());
+        let closed = servers.closed.entry(self.record.shard().id).or_default();
+        closed.add(&self.record);
+        closed.closed += 1;
+        closed.lifetime_us += age;
+    }
+}
+
+#[cfg(test)]
+mod tests;
