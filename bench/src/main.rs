@@ -3,6 +3,7 @@
 
 mod catalog;
 mod directory;
+mod proxy;
 mod report;
 mod svg;
 
@@ -33,6 +34,11 @@ enum Scenario {
     /// One measurement of `directory`, in a process of its own.
     #[command(hide = true)]
     DirectoryPart(directory::PartArgs),
+    /// Processor time per query and throughput of the router, beside PgBouncer.
+    ProxyCost(proxy::Args),
+    /// The router that `proxy-cost` measures, in a process of its own.
+    #[command(hide = true)]
+    RouterPart(proxy::PartArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -40,5 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Scenario::Catalog(args) => catalog::run(&args),
         Scenario::Directory(args) => directory::run(&args),
         Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
+        Scenario::ProxyCost(args) => proxy::run(&args),
+        Scenario::RouterPart(args) => proxy::run_part(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -32,6 +32,16 @@ impl Bar {
     }
 
     /// `found` must be `least` or more.
+    pub(crate) fn no_less(what: &str, unit: &str, found: f64, least: f64) -> Self {
+        Self {
+            what: what.to_owned(),
+            bound: format!("≥ {least} {unit}"),
+            found: format!("{found:.3} {unit}"),
+            holds: found >= least,
+        }
+    }
+
+    /// A count that must be `least` or more.
     pub(crate) fn at_least(what: &str, found: u64, least: u64) -> Self {
         Self {
             what: what.to_owned(),
@@ -39,6 +49,46 @@ impl Bar {
             found: found.to_string(),
             holds: found >= least,
         }
+    }
+}
+
+/// Figures that belong side by side.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    /// The columns' names.
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let mut text = format!("\n## {}\n\n{}", self.title, line(&self.head));
+        text.push_str(&format!("|{}\n", " --- |".repeat(self.head.len())));
+        text.extend(self.rows.iter().map(|row| line(row)));
+        text
+    }
+
+    /// The first column is flush left, the others are figures.
+    fn text(&self) -> String {
+        let lines = || std::iter::once(&self.head).chain(&self.rows);
+        let width = |column: usize| {
+            let cells = lines().filter_map(|line| line.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let mut text = format!("{}\n", self.title);
+        for line in lines() {
+            for (column, cell) in line.iter().enumerate() {
+                let width = width(column);
+                let _ = match column {
+                    0 => write!(text, "{cell:width$}"),
+                    _ => write!(text, "  {cell:>width$}"),
+                };
+            }
+            text.push('\n');
+        }
+        text
     }
 }
 
@@ -51,6 +101,8 @@ pub(crate) struct Report {
     pub(crate) method: Vec<String>,
     /// Figures: what, value.
     pub(crate) figures: Vec<(String, String)>,
+    /// Figures of one kind for several cases.
+    pub(crate) tables: Vec<Table>,
     /// The bars.
     pub(crate) bars: Vec<Bar>,
     /// Charts: file name without folder, title, SVG.
@@ -87,10 +139,13 @@ impl Report {
         for line in &self.method {
             let _ = writeln!(text, "- {line}");
         }
-        text.push_str("\n| figure | value |\n| --- | --- |\n");
+        if !self.figures.is_empty() {
+            text.push_str("\n| figure | value |\n| --- | --- |\n");
+        }
         for (what, value) in &self.figures {
             let _ = writeln!(text, "| {what} | {value} |");
         }
+        text.extend(self.tables.iter().map(Table::markdown));
         text.push_str("\n| bar | bound | found | holds |\n| --- | --- | --- | --- |\n");
         for bar in &self.bars {
             let holds = if bar.holds { "yes" } else { "**no**" };
@@ -142,6 +197,9 @@ impl Report {
         let first = width(&mut self.figures.iter().map(|(what, _)| what.chars().count()));
         for (what, value) in &self.figures {
             let _ = writeln!(text, "{what:first$}  {value}");
+        }
+        for table in &self.tables {
+            let _ = writeln!(text, "{}", table.text());
         }
         text.push('\n');
         let first = width(&mut self.bars.iter().map(|bar| bar.what.chars().count()));

@@ -141,3 +141,58 @@ pub(crate) fn bars(title: &str, unit: &str, bound: f64, bars: &[(String, f64)]) 
     svg.push_str("</svg>\n");
     svg
 }
+
+/// Bars side by side that belong to one case.
+pub(crate) struct Group {
+    /// The case.
+    pub(crate) name: String,
+    /// One value per series.
+    pub(crate) values: Vec<f64>,
+}
+
+/// Horizontal bars in groups, one colour per series.
+pub(crate) fn groups(title: &str, unit: &str, series: &[&str], groups: &[Group]) -> String {
+    const BAR: f64 = 12.0;
+    let values = groups.iter().flat_map(|group| &group.values);
+    let value_max = values.copied().fold(0.0, f64::max) * 1.1;
+    let (left, row) = (190.0, BAR * series.len() as f64 + 8.0);
+    let height = TOP + 30.0 + row * groups.len() as f64;
+    let mut svg = open(title).replacen(
+        &format!("0 0 {WIDTH} {HEIGHT}"),
+        &format!("0 0 {WIDTH} {height}"),
+        1,
+    );
+    for (index, name) in series.iter().enumerate() {
+        let (at, colour) = (left + 110.0 * index as f64, COLOURS[index % COLOURS.len()]);
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{at}\" y=\"32\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\
+             <text x=\"{}\" y=\"43\">{name}</text>",
+            at + 18.0
+        );
+    }
+    for (index, group) in groups.iter().enumerate() {
+        let top = TOP + 16.0 + row * index as f64;
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            left - 8.0,
+            top + BAR * series.len() as f64 / 2.0 + 4.0,
+            group.name
+        );
+        for (place, value) in group.values.iter().enumerate() {
+            let (y, colour) = (top + BAR * place as f64, COLOURS[place % COLOURS.len()]);
+            let width = value / value_max * (WIDTH - left - 90.0);
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{left}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\">{value:.1} {unit}</text>",
+                BAR - 1.0,
+                left + width + 6.0,
+                y + BAR - 2.0
+            );
+        }
+    }
+    svg.push_str("</svg>\n");
+    svg
+}

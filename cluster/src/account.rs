@@ -59,6 +59,12 @@ impl Account {
         &self.name
     }
 
+    /// Whether programs must be told to become this account, because this process is root.
+    #[must_use]
+    pub fn is_another(&self) -> bool {
+        self.switch
+    }
+
     pub(crate) fn uid(&self) -> u32 {
         self.uid
     }

@@ -60,6 +60,18 @@ pub struct Config {
     pub message_bytes_max: usize,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// For measurements only; no configuration file can set it.
+    #[serde(skip)]
+    pub left_out: LeftOut,
+}
+
+/// Parts of the design to do without, so that a measurement can show what each is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// A server connection is bound anew for each transaction.
+    pub kept_bind: bool,
+    /// Idle sessions keep their buffers.
+    pub buffer_release: bool,
 }
 
 /// Time limits of one router.
@@ -111,6 +123,7 @@ impl Default for Config {
             statements_per_server_max: 500,
             message_bytes_max: 256 << 20,
             timeouts: Timeouts::default(),
+            left_out: LeftOut::default(),
         }
     }
 }

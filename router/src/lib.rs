@@ -27,7 +27,7 @@ mod session;
 mod socket;
 mod stream;
 
-pub use config::{Change, Changeable, Config, ConfigError, Timeouts};
+pub use config::{Change, Changeable, Config, ConfigError, LeftOut, Timeouts};
 pub use handover::HandoverError;
 pub use reload::{Fresh, ReadConfig, ReloadError};
 pub use serve::{RouterError, Running, run, start, start_from};

@@ -146,6 +146,7 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
         timeouts: timeouts(reader, default.timeouts),
         catalog_url: default.catalog_url,
         secrets_file: default.secrets_file,
+        left_out: default.left_out,
     }
 }
 

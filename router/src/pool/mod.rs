@@ -37,6 +37,8 @@ pub(crate) struct PoolLimits {
     pub(crate) connect: Duration,
     pub(crate) idle: Duration,
     pub(crate) retry: Duration,
+    /// Whether a connection that is given back stays bound to its tenant.
+    pub(crate) keeps_bind: bool,
 }
 
 impl PoolLimits {
@@ -48,6 +50,7 @@ impl PoolLimits {
             connect: config.timeouts.server_connect,
             idle: config.timeouts.server_idle,
             retry: config.timeouts.server_retry,
+            keeps_bind: !config.left_out.kept_bind,
         }
     }
 }
@@ -316,8 +319,13 @@ impl Pool {
 
     fn put_back(self: &Arc<Self>, mut server: Server) {
         server.idle_since = Instant::now();
+        let PoolLimits {
+            size, keeps_bind, ..
+        } = **self.limits.load();
+        if !keeps_bind {
+            server.link.state.bound = Bound::Unknown;
+        }
         let mut grant = Grant::Connection(Box::new(Lease::new(server, Slot::new(self))));
-        let size = self.limits.load().size;
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();
