@@ -3,6 +3,7 @@
 
 mod catalog;
 mod directory;
+mod idle;
 mod proxy;
 mod report;
 mod svg;
@@ -36,7 +37,9 @@ enum Scenario {
     DirectoryPart(directory::PartArgs),
     /// Processor time per query and throughput of the router, beside PgBouncer.
     ProxyCost(proxy::Args),
-    /// The router that `proxy-cost` measures, in a process of its own.
+    /// Memory per idle client of the router, and per idle server connection.
+    Idle(idle::Args),
+    /// The router that `proxy-cost` and `idle` measure, in a process of its own.
     #[command(hide = true)]
     RouterPart(proxy::PartArgs),
 }
@@ -47,6 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Scenario::Directory(args) => directory::run(&args),
         Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
         Scenario::ProxyCost(args) => proxy::run(&args),
+        Scenario::Idle(args) => idle::run(&args),
         Scenario::RouterPart(args) => proxy::run_part(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -26,7 +26,8 @@ pub(crate) const CLIENTS_MAX: u32 = 64;
 
 const ROLE: &str = "bench";
 const PASSWORD: &str = "bench";
-const DATABASE: &str = "shop";
+/// What clients of the router connect to.
+pub(crate) const DATABASE: &str = "shop";
 /// The database without a guard, on the same server.
 const UNGUARDED: &str = "unguarded";
 /// Binds a connection to the first tenant as the router would.

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use self::bed::Bed;
-pub(crate) use self::bed::router_config;
+pub(crate) use self::bed::{DATABASE, router_config};
 use self::cells::{Cell, Measured, Sample, Target};
 use self::pgbench::{Address, Pgbench, Script};
 use self::pgbouncer::Installed;
