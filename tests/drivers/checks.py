@@ -29,6 +29,14 @@ class Fleet:
         self.a = first["id"]
         self.b = next(t["id"] for t in tenants[1:] if t["shard"] != first["shard"])
         self.slug_a = first["slug"]
+        # A role of one tenant, which can act for no other: the first's.
+        self.tenant_role_url = demo["urls"]["tenant"]
+
+
+def documented(driver):
+    """What docs/drivers.md tells its users to connect with: documented.py wrote it for this run."""
+    with open(sys.argv[2], encoding="utf-8") as file:
+        return json.load(file)[driver]
 
 
 class Checks:

@@ -1,8 +1,6 @@
 // node-postgres through the router, with its cursors and its COPY streams.
 
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
@@ -10,24 +8,8 @@ import pg from 'pg';
 import Cursor from 'pg-cursor';
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 
-const demo = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const url = demo.urls.service;
-// Two tenants, on two shards: one connection of the client is served by two servers.
-const a = demo.tenants[0].id;
-const b = demo.tenants.find((tenant) => tenant.shard !== demo.tenants[0].shard).id;
-const run = randomBytes(4).toString('hex');
+import { ORDER, SEEN, STORE, a, b, check, demo, documented, email, runChecks, tenantRoleUrl, url } from './checks.mjs';
 
-const STORE = "INSERT INTO stores (name, email) VALUES ($1, 'shop@example.com') RETURNING id";
-const ORDER =
-  'INSERT INTO orders (store_id, number, email, currency, subtotal, total)' +
-  " VALUES ($1, $2, $3, 'EUR', 1000, 1190) RETURNING id, tenant_id";
-// All orders that are visible must be the tenant's; those of this run are told by their address.
-const SEEN =
-  'SELECT array_agg(DISTINCT tenant_id)::text[] AS tenants, count(*) FILTER (WHERE email = $1)::int AS own FROM orders';
-
-const checks = [];
-const check = (name, body) => checks.push([name, body]);
-const email = (name) => `${name}-${run}@example.com`;
 const bind = (client, tenant) => client.query(`SET LOCAL tenantry.tenant = '${tenant}'`);
 
 async function withClient(body, options = {}) {
@@ -323,13 +305,4 @@ check('many requests for many tenants share a small pool', async () => {
   await pool.end();
 });
 
-for (const [name, body] of checks) {
-  try {
-    await body();
-    console.log(`ok      node-postgres: ${name}`);
-  } catch (error) {
-    const place = /node_postgres_checks\.mjs:(\d+)/.exec(error.stack ?? '')?.[1] ?? '';
-    const text = String(error.message ?? error).replace(/\s+/g, ' ');
-    console.log(`FAILED  node-postgres: ${name}: line ${place} ${error.code ?? error.name}: ${text}`);
-  }
-}
+await runChecks('node-postgres');
