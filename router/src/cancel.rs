@@ -34,6 +34,9 @@ pub(crate) struct Cancels {
 #[derive(Debug, Default)]
 struct Inner {
     slots: HashMap<u32, Arc<CancelSlot>>,
+    /// Sessions that show their server's process id, by it. Servers do not know of each other's
+    /// numbers nor of the router's: the secret decides.
+    direct: HashMap<i32, Vec<Arc<CancelSlot>>>,
     last: u32,
 }
 
@@ -73,6 +76,17 @@ pub(crate) enum Requests {
     Adrift,
 }
 
+impl Inner {
+    fn next_number(&mut self) -> u32 {
+        loop {
+            self.last = (self.last + 1) & SESSION_MASK;
+            if self.last != 0 && !self.slots.contains_key(&self.last) {
+                return self.last;
+            }
+        }
+    }
+}
+
 impl Cancels {
     pub(crate) fn new(router: u16) -> Self {
         Self {
@@ -84,24 +98,28 @@ impl Cancels {
     /// Registers a session; numbers are not given again while they are in use.
     pub(crate) fn register(self: &Arc<Self>) -> Registration {
         let mut inner = self.inner.lock();
-        let number = loop {
-            inner.last = (inner.last + 1) & SESSION_MASK;
-            let candidate = inner.last;
-            if candidate != 0 && !inner.slots.contains_key(&candidate) {
-                break candidate;
-            }
-        };
+        let number = inner.next_number();
         let pid = (u32::from(self.router) << SESSION_BITS) | number;
-        let slot = Arc::new(CancelSlot {
-            number,
-            // 10 and 21 bits: the sign bit stays clear.
-            pid: i32::from_ne_bytes(pid.to_ne_bytes()),
-            secret: rand::random(),
-            state: Mutex::new(SlotState::default()),
-            waiting: Notify::new(),
-            arrived: Notify::new(),
-        });
+        // 10 and 21 bits: the sign bit stays clear.
+        let pid = i32::from_ne_bytes(pid.to_ne_bytes());
+        let slot = Arc::new(CancelSlot::new(number, pid));
         inner.slots.insert(number, Arc::clone(&slot));
+        Registration {
+            cancels: Arc::clone(self),
+            slot,
+        }
+    }
+
+    /// Registers a session that has one server connection from beginning to end and shows its
+    /// process id.
+    pub(crate) fn register_direct(self: &Arc<Self>, key: &BackendKey) -> Registration {
+        let mut inner = self.inner.lock();
+        let number = inner.next_number();
+        let slot = Arc::new(CancelSlot::new(number, key.pid));
+        slot.attach(key);
+        inner.slots.insert(number, Arc::clone(&slot));
+        let named = inner.direct.entry(key.pid).or_default();
+        named.push(Arc::clone(&slot));
         Registration {
             cancels: Arc::clone(self),
             slot,
@@ -111,13 +129,19 @@ impl Cancels {
     /// Acts on a request; answers whether the key is one of this router's.
     pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) -> bool {
         let number = u32::from_ne_bytes(pid.to_ne_bytes()) & SESSION_MASK;
-        let slot = self.inner.lock().slots.get(&number).cloned();
+        let slot = {
+            let inner = self.inner.lock();
+            let numbered = inner.slots.get(&number);
+            let direct = inner.direct.get(&pid).into_iter().flatten();
+            let mut named = numbered.into_iter().chain(direct);
+            named.find(|slot| slot.is_named(pid, key)).cloned()
+        };
         match slot {
-            Some(slot) if slot.pid == pid && slot.secret.as_slice() == key => {
+            Some(slot) => {
                 slot.cancel().await;
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 
@@ -150,11 +174,33 @@ pub(crate) struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.cancels.inner.lock().slots.remove(&self.slot.number);
+        let mut inner = self.cancels.inner.lock();
+        inner.slots.remove(&self.slot.number);
+        if let Some(slots) = inner.direct.get_mut(&self.slot.pid) {
+            slots.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+            if slots.is_empty() {
+                inner.direct.remove(&self.slot.pid);
+            }
+        }
     }
 }
 
 impl CancelSlot {
+    fn new(number: u32, pid: i32) -> Self {
+        Self {
+            number,
+            pid,
+            secret: rand::random(),
+            state: Mutex::new(SlotState::default()),
+            waiting: Notify::new(),
+            arrived: Notify::new(),
+        }
+    }
+
+    fn is_named(&self, pid: i32, key: &[u8]) -> bool {
+        self.pid == pid && self.secret.as_slice() == key
+    }
+
     /// Unique in this router while the session lasts.
     pub(crate) fn number(&self) -> u32 {
         self.number
@@ -288,6 +334,34 @@ mod tests {
         assert!(next.cancelled().now_or_never().is_none());
         cancels.cancel(slot.pid(), slot.secret()).await;
         next.cancelled().await;
+    }
+
+    #[test]
+    fn one_process_id_may_name_several_sessions() {
+        let cancels = Arc::new(Cancels::new(0));
+        let numbered = cancels.register();
+        let key = BackendKey {
+            address: ([127, 0, 0, 1], 1).into(),
+            pid: numbered.slot.pid(),
+            secret: vec![0; 4],
+        };
+        let direct = [cancels.register_direct(&key), cancels.register_direct(&key)];
+        assert_eq!(cancels.sessions(), 3);
+        for registration in direct.iter().chain([&numbered]) {
+            assert_eq!(registration.slot.pid(), key.pid);
+            assert!(
+                registration
+                    .slot
+                    .is_named(key.pid, registration.slot.secret())
+            );
+        }
+        let [first, second] = direct;
+        drop(first);
+        drop(numbered);
+        assert_eq!(cancels.sessions(), 1);
+        drop(second);
+        assert_eq!(cancels.sessions(), 0);
+        assert!(cancels.inner.lock().direct.is_empty());
     }
 
     #[tokio::test]

@@ -52,6 +52,8 @@ pub struct Config {
     pub pool_size: usize,
     /// Sessions that may wait for a server connection of one shard.
     pub pool_queue_max: usize,
+    /// Operators' sessions (`shard/NAME`) per shard, beside the pool.
+    pub operator_connections_max: usize,
     /// Client connections at once, all roles together.
     pub clients_max: usize,
     /// Named statements kept per server connection.
@@ -119,6 +121,7 @@ impl Default for Config {
             database: "shop".to_owned(),
             pool_size: 20,
             pool_queue_max: 10_000,
+            operator_connections_max: 10,
             clients_max: 20_000,
             statements_per_server_max: 500,
             message_bytes_max: 256 << 20,
@@ -180,6 +183,7 @@ impl Config {
         for (name, value) in [
             ("pool_size", self.pool_size),
             ("pool_queue_max", self.pool_queue_max),
+            ("operator_connections_max", self.operator_connections_max),
             ("clients_max", self.clients_max),
             ("statements_per_server_max", self.statements_per_server_max),
             ("message_bytes_max", self.message_bytes_max),

@@ -39,6 +39,12 @@ pub(crate) enum Refusal {
         second: String,
         second_source: &'static str,
     },
+    #[error("shard \"{name}\" does not exist")]
+    UnknownShard { name: String },
+    #[error("too many operators' sessions on shard {shard}")]
+    TooManyOperators { shard: String, limit: usize },
+    #[error("a session on one shard has no tenant")]
+    TenantUnwanted,
     #[error("role \"{role}\" is no operator role")]
     OperatorsOnly { role: String },
     #[error("this role acts for several tenants and the connection names none")]
@@ -126,6 +132,8 @@ impl Refusal {
             }
             Self::SourcesDisagree { .. }
             | Self::UnknownDatabase { .. }
+            | Self::UnknownShard { .. }
+            | Self::TenantUnwanted
             | Self::OperatorsOnly { .. }
             | Self::TenantRequired => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Immutable { .. } | Self::NotPermitted { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
@@ -136,9 +144,10 @@ impl Refusal {
             | Self::ShuttingDown
             | Self::Starting
             | Self::ShardDown { .. } => sqlstate::CANNOT_CONNECT_NOW,
-            Self::QueueTimeout { .. } | Self::QueueFull { .. } | Self::TooManyClients { .. } => {
-                sqlstate::TOO_MANY_CONNECTIONS
-            }
+            Self::QueueTimeout { .. }
+            | Self::QueueFull { .. }
+            | Self::TooManyOperators { .. }
+            | Self::TooManyClients { .. } => sqlstate::TOO_MANY_CONNECTIONS,
             Self::LostRolledBack { .. } => sqlstate::SERIALIZATION_FAILURE,
             Self::LostUnknown { .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::Canceled => sqlstate::QUERY_CANCELED,
@@ -164,6 +173,9 @@ impl Refusal {
             Self::Closed { .. } => "TENANT_CLOSED",
             Self::NotAllowed { .. } => "TENANT_NOT_ALLOWED",
             Self::SourcesDisagree { .. } => "TENANT_SOURCES_DISAGREE",
+            Self::UnknownShard { .. } => "SHARD_UNKNOWN",
+            Self::TooManyOperators { .. } => "TOO_MANY_OPERATORS",
+            Self::TenantUnwanted => "TENANT_UNWANTED",
             Self::OperatorsOnly { .. } => "OPERATORS_ONLY",
             Self::TenantRequired => "TENANT_REQUIRED",
             Self::Immutable { .. } => "TENANT_IMMUTABLE",
@@ -218,6 +230,9 @@ impl Refusal {
             Self::QueueFull { waiting, .. } => {
                 Some(format!("pool_queue_max; {waiting} sessions wait"))
             }
+            Self::TooManyOperators { limit, .. } => {
+                Some(format!("operator_connections_max is {limit}"))
+            }
             Self::TooManyClients { limit } => Some(format!("clients_max is {limit}")),
             Self::LostUnknown { shard } | Self::LostRolledBack { shard } => {
                 Some(format!("shard {shard}"))
@@ -239,6 +254,11 @@ impl Refusal {
             Self::Closed { .. } => "a closed tenant does not come back; connect as another tenant",
             Self::NotAllowed { .. } => "connect with a role that is allowed for this tenant",
             Self::SourcesDisagree { .. } => "name the tenant in one place only",
+            Self::UnknownShard { .. } => "see `tenantry shard list`",
+            Self::TooManyOperators { .. } => {
+                "close idle sessions on that shard or raise operator_connections_max"
+            }
+            Self::TenantUnwanted => "connect as the role alone, without a tenant",
             Self::OperatorsOnly { .. } => {
                 "shard/NAME and tenantry are for roles of kind operator; connect to the fleet's database"
             }

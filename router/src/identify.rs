@@ -83,7 +83,12 @@ impl Claim {
         if let Some(text) = tenant_by_database {
             claim.name(fleet, BY_DATABASE, text);
         }
-        claim.read_parameters(fleet, params)?;
+        if matches!(claim.destination, Destination::Shard(_)) {
+            // The other parameters are the server's to read.
+            refuse_replication(params.parameter("replication"))?;
+        } else {
+            claim.read_parameters(fleet, params)?;
+        }
         Ok(claim)
     }
 
@@ -97,14 +102,7 @@ impl Claim {
         for (name, value) in &params.parameters {
             match name.as_str() {
                 "user" | "database" => {}
-                "replication" => {
-                    if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
-                        return Err(Refusal::Unsupported {
-                            what: "a replication connection".to_owned(),
-                            hint: "connect to the shard itself for replication",
-                        });
-                    }
-                }
+                "replication" => refuse_replication(Some(value))?,
                 "options" => {
                     let options = parse_options(value).map_err(|error| Refusal::Startup {
                         code: error.sqlstate(),
@@ -166,6 +164,9 @@ impl Claim {
                 role: role.name.clone(),
             });
         }
+        if matches!(self.destination, Destination::Shard(_)) && !self.named.is_empty() {
+            return Err(Refusal::TenantUnwanted);
+        }
         let mut tenant: Option<(TenantId, &str, &'static str)> = None;
         for (source, text, id) in &self.named {
             let id = id.ok_or_else(|| Refusal::Authentication {
@@ -198,6 +199,16 @@ impl Claim {
             tenant,
             bound: tenant.filter(|_| role.kind == RoleKind::Tenant),
         })
+    }
+}
+
+fn refuse_replication(value: Option<&str>) -> Result<(), Refusal> {
+    match value {
+        None | Some("false" | "off" | "no" | "0") => Ok(()),
+        Some(_) => Err(Refusal::Unsupported {
+            what: "a replication connection".to_owned(),
+            hint: "connect to the shard itself for replication",
+        }),
     }
 }
 

@@ -8,6 +8,7 @@
 mod activity;
 mod cancel;
 pub mod config;
+mod direct;
 mod error;
 mod fleet;
 mod handover;

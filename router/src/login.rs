@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use tenantry_wire::backend::{self, TxStatus};
+use tenantry_schema::fleet::Role;
+use tenantry_schema::tenant::TenantId;
+use tenantry_wire::backend::{self, ErrorFields, TxStatus};
 use tenantry_wire::frame::{AUTHENTICATION_LIMIT, Message};
 use tenantry_wire::frontend;
 use tenantry_wire::scram::{ChannelBinding, SCRAM_SHA_256, ServerExchange, Step, Verifier};
-use tenantry_wire::startup::{Accepted, Encryption, Handshake, HandshakeError, Progress};
+use tenantry_wire::startup::{
+    Accepted, Encryption, Handshake, HandshakeError, Progress, StartupParams,
+};
 use tenantry_wire::tag::frontend as tag;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -16,21 +20,44 @@ use tokio::net::TcpStream;
 use crate::Severity;
 use crate::activity::{ClientGuard, ClientOrigin, Killed, Meter};
 use crate::cancel::Registration;
+use crate::config::SHARD_DATABASE;
+use crate::direct::{self, Direct, OpenError};
 use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
 use crate::reported::ReportedError;
 use crate::router::{Reported, Router};
-use crate::session::driver::Connection;
+use crate::session::driver::{Connection, Ended};
 use crate::session::{Identity, Session};
 use crate::stream::Stream;
 
 /// A client that is logged in.
 pub(crate) struct LoggedIn {
-    pub(crate) connection: Connection,
+    pub(crate) serving: Serving,
     /// Keeps the cancel key valid.
     pub(crate) registration: Registration,
     /// Keeps the session among those that operators see.
     pub(crate) listed: ClientGuard,
+}
+
+/// What a client gets.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once per client and run at once"
+)]
+pub(crate) enum Serving {
+    /// Its tenants' rows, wherever they live.
+    Fleet(Connection),
+    /// One shard.
+    Shard(Direct),
+}
+
+impl Serving {
+    pub(crate) async fn run(self) -> Ended {
+        match self {
+            Self::Fleet(connection) => connection.run().await,
+            Self::Shard(direct) => direct.run().await,
+        }
+    }
 }
 
 /// Why a connection does not become a session.
@@ -83,7 +110,7 @@ pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<Logg
         );
     }
     login.authenticate(&claim).await?;
-    login.start(claim).await
+    login.start(claim, &accepted.params).await
 }
 
 impl Login {
@@ -215,7 +242,7 @@ impl Login {
     }
 
     /// The authenticated client's session.
-    async fn start(mut self, claim: Claim) -> Result<LoggedIn, LoginEnd> {
+    async fn start(mut self, claim: Claim, params: &StartupParams) -> Result<LoggedIn, LoginEnd> {
         let fleet = self.router.fleet.current();
         let Some(role) = claim.role.clone() else {
             let user = claim.user.clone();
@@ -225,15 +252,87 @@ impl Login {
             Ok(granted) => granted,
             Err(refusal) => return Err(self.refuse(&refusal).await),
         };
-        let unserved = match &claim.destination {
-            Destination::Fleet => None,
-            Destination::Shard(name) => Some(format!("database shard/{name}")),
-            Destination::Console => Some("database tenantry".to_owned()),
-        };
-        if let Some(what) = unserved {
-            let hint = "connect to the fleet's database";
-            return Err(self.refuse(&Refusal::Unsupported { what, hint }).await);
+        match &claim.destination {
+            Destination::Fleet => self.start_session(claim, role, granted).await,
+            Destination::Shard(name) => self.start_direct(name, role, params).await,
+            Destination::Console => {
+                let what = "database tenantry".to_owned();
+                let hint = "connect to the fleet's database";
+                Err(self.refuse(&Refusal::Unsupported { what, hint }).await)
+            }
         }
+    }
+
+    /// An operator's session on one shard.
+    async fn start_direct(
+        mut self,
+        shard: &str,
+        role: Arc<Role>,
+        params: &StartupParams,
+    ) -> Result<LoggedIn, LoginEnd> {
+        let router = Arc::clone(&self.router);
+        let fleet = router.fleet.current();
+        let mut opened = match direct::open(&router, &fleet, shard, params).await {
+            Ok(opened) => opened,
+            Err(OpenError::Refused(refusal)) => return Err(self.refuse(&refusal).await),
+            Err(OpenError::Server(fields)) => return Err(self.pass_on(*fields).await),
+        };
+        let registration = router.cancels.register_direct(opened.key());
+        opened.greet(&registration, &mut self.output);
+        self.flush().await?;
+        let application_name = params.parameter("application_name").unwrap_or_default();
+        let listed = self.list(
+            &registration,
+            &role,
+            format!("{SHARD_DATABASE}/{shard}"),
+            application_name.to_owned(),
+            None,
+        );
+        let direct = Direct {
+            router,
+            client: self.stream,
+            input: self.input,
+            opened,
+            user: role.name.clone(),
+            killed: Killed::new(listed.record()),
+        };
+        Ok(LoggedIn {
+            serving: Serving::Shard(direct),
+            registration,
+            listed,
+        })
+    }
+
+    /// Puts the session among those that operators see.
+    fn list(
+        &self,
+        registration: &Registration,
+        role: &Arc<Role>,
+        database: String,
+        application_name: String,
+        tenant: Option<TenantId>,
+    ) -> ClientGuard {
+        self.router.activity.client(ClientOrigin {
+            id: registration.slot.number(),
+            pid: registration.slot.pid(),
+            role: Arc::clone(role),
+            database,
+            peer: self.peer,
+            local: self.local,
+            tls: String::new(),
+            application_name,
+            tenant,
+            trace: None,
+        })
+    }
+
+    /// A session on the tenants' rows.
+    async fn start_session(
+        mut self,
+        claim: Claim,
+        role: Arc<Role>,
+        granted: Granted,
+    ) -> Result<LoggedIn, LoginEnd> {
         let router = Arc::clone(&self.router);
         let reported = match router.reported(&claim.settings).await {
             Ok(reported) => reported,
@@ -243,18 +342,9 @@ impl Login {
         self.greet(&reported, &registration);
         self.flush().await?;
         let Granted { tenant, bound } = granted;
-        let listed = router.activity.client(ClientOrigin {
-            id: registration.slot.number(),
-            pid: registration.slot.pid(),
-            role: Arc::clone(&role),
-            database: router.config().database.clone(),
-            peer: self.peer,
-            local: self.local,
-            tls: String::new(),
-            application_name: claim.settings.application_name().unwrap_or_default(),
-            tenant,
-            trace: None,
-        });
+        let application_name = claim.settings.application_name().unwrap_or_default();
+        let database = router.config().database.clone();
+        let listed = self.list(&registration, &role, database, application_name, tenant);
         let settings_hash = claim.settings.hash();
         let identity = Identity {
             session: u64::from(registration.slot.pid().unsigned_abs()),
@@ -269,7 +359,7 @@ impl Login {
             reported,
         );
         Ok(LoggedIn {
-            connection: Connection {
+            serving: Serving::Fleet(Connection {
                 router,
                 stream: self.stream,
                 input: self.input,
@@ -277,7 +367,7 @@ impl Login {
                 slot: Arc::clone(&registration.slot),
                 meter: Meter::new(listed.record(), settings_hash),
                 killed: Killed::new(listed.record()),
-            },
+            }),
             registration,
             listed,
         })
@@ -302,14 +392,17 @@ impl Login {
         match error {
             ReportedError::Refused(refusal) => self.refuse(&refusal).await,
             ReportedError::Broken => self.refuse(&Refusal::NoShard).await,
-            ReportedError::Invalid(mut fields) => {
-                fields.severity = Severity::Fatal;
-                fields.localised_severity = None;
-                backend::put_error(&mut self.output, &fields);
-                self.leave().await;
-                LoginEnd::Refused("SETTING_INVALID")
-            }
+            ReportedError::Invalid(fields) => self.pass_on(*fields).await,
         }
+    }
+
+    /// A server's error, as one that ends the connection.
+    async fn pass_on(&mut self, mut fields: ErrorFields) -> LoginEnd {
+        fields.severity = Severity::Fatal;
+        fields.localised_severity = None;
+        backend::put_error(&mut self.output, &fields);
+        self.leave().await;
+        LoginEnd::Refused("REFUSED_BY_SERVER")
     }
 
     async fn refuse(&mut self, refusal: &Refusal) -> LoginEnd {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::Activity;
 use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
+use crate::direct::Operators;
 use crate::error::Refusal;
 use crate::fleet::FleetWatch;
 use crate::handover::Predecessor;
@@ -40,6 +41,7 @@ pub(crate) struct Router {
     pub(crate) fleet: Arc<FleetWatch>,
     pub(crate) pools: Pools,
     pub(crate) cancels: Arc<Cancels>,
+    pub(crate) operators: Operators,
     pub(crate) metrics: Metrics,
     pub(crate) activity: Arc<Activity>,
     pub(crate) shared: Arc<Shared>,
@@ -66,6 +68,7 @@ impl Router {
                 Arc::clone(&activity),
             ),
             cancels: Arc::new(Cancels::new(number)),
+            operators: Operators::default(),
             metrics: Metrics::new(),
             activity,
             shared: Arc::new(Shared {

@@ -354,7 +354,7 @@ async fn client(router: Arc<Router>, socket: TcpStream) {
     };
     router.metrics.logged_in();
     let counted = Arc::clone(&router);
-    let ended = Box::pin(logged_in.connection.run()).await;
+    let ended = Box::pin(logged_in.serving.run()).await;
     tracing::debug!(?ended, "session ended");
     counted.metrics.session_ended();
     drop(logged_in.listed);

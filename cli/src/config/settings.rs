@@ -137,6 +137,10 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
         database: reader.value("router.database", default.database),
         pool_size: reader.value("router.pool_size", default.pool_size),
         pool_queue_max: reader.value("router.pool_queue_max", default.pool_queue_max),
+        operator_connections_max: reader.value(
+            "router.operator_connections_max",
+            default.operator_connections_max,
+        ),
         clients_max: reader.value("router.clients_max", default.clients_max),
         statements_per_server_max: reader.value(
             "router.statements_per_server_max",

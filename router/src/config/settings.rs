@@ -117,6 +117,7 @@ settings! {
     Restart "router.database" = database;
     Live "router.pool_size" = pool_size;
     Live "router.pool_queue_max" = pool_queue_max;
+    Live "router.operator_connections_max" = operator_connections_max;
     Live "router.clients_max" = clients_max;
     Restart "router.statements_per_server_max" = statements_per_server_max;
     Restart "router.message_size_max" = message_bytes_max;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tenantry_schema::guard::role;
-use tenantry_schema::secrets::SecretsFile;
+use tenantry_schema::secrets::{Password, RolePasswords, SecretsFile};
 use tenantry_schema::shard::{Shard, ShardAddress, ShardId};
 
 use super::{Pool, PoolLimits};
@@ -88,8 +88,22 @@ impl Pools {
         });
     }
 
-    /// The file is read for each new pool, so that a shard added later is found in it.
     fn login(&self, shard: &Arc<Shard>) -> Result<ServerLogin, Refusal> {
+        self.login_as(shard, role::APP, |passwords| &passwords.app)
+    }
+
+    /// How an operator's session logs in, which is no pool's.
+    pub(crate) fn operator_login(&self, shard: &Arc<Shard>) -> Result<ServerLogin, Refusal> {
+        self.login_as(shard, role::OPERATOR, |passwords| &passwords.operator)
+    }
+
+    /// The file is read each time, so that a shard added later is found in it.
+    fn login_as(
+        &self,
+        shard: &Arc<Shard>,
+        user: &str,
+        password: fn(&RolePasswords) -> &Password,
+    ) -> Result<ServerLogin, Refusal> {
         let refusal = |reason: String| Refusal::ShardDown {
             shard: shard.name.to_string(),
             reason,
@@ -101,8 +115,8 @@ impl Pools {
             .ok_or_else(|| refusal("the secrets file does not name this shard".to_owned()))?;
         Ok(ServerLogin {
             shard: Arc::clone(shard),
-            user: role::APP.to_owned(),
-            password: secrets.passwords.app.expose().to_owned(),
+            user: user.to_owned(),
+            password: password(&secrets.passwords).expose().to_owned(),
             guard: secrets.guard.current.clone(),
             statements_max: self.statements_max,
             activity: Arc::clone(&self.activity),

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
 };
-use crate::activity::{Activity, ServerOrigin};
+use crate::activity::{Activity, ServerGuard, ServerOrigin};
 use crate::session::Settings;
 use crate::socket::prepare_socket;
 use crate::stream::Stream;
@@ -38,6 +38,20 @@ pub(crate) struct ServerLogin {
     pub(crate) statements_max: usize,
     /// Where its connections are listed.
     pub(crate) activity: Arc<Activity>,
+}
+
+impl ServerLogin {
+    /// Puts a connection among those that operators see.
+    fn list(&self, key: &BackendKey, local: Option<SocketAddr>) -> ServerGuard {
+        self.activity.server(ServerOrigin {
+            shard: Arc::clone(&self.shard),
+            user: self.user.clone(),
+            pid: key.pid,
+            peer: Some(key.address),
+            local,
+            tls: String::new(),
+        })
+    }
 }
 
 /// Without the password.
@@ -101,28 +115,56 @@ const STARTUP_SETTINGS: &[(&str, &str)] = &[
 
 /// Opens a connection that is ready to be bound. The caller bounds the time.
 pub(crate) async fn open(login: &ServerLogin) -> Result<Server, ConnectError> {
-    let address = &login.shard.address;
-    let socket = TcpStream::connect((address.host.as_str(), address.port))
-        .await
-        .map_err(|source| ConnectError::Unreachable {
-            address: format!("{}:{}", address.host, address.port),
-            source,
-        })?;
-    prepare_socket(&socket).map_err(ConnectError::Broken)?;
-    let mut opening = Opening {
-        peer: socket.peer_addr().map_err(ConnectError::Broken)?,
-        local: socket.local_addr().ok(),
-        stream: Stream::Plain(socket),
-        input: BytesMut::with_capacity(8 << 10),
-        output: BytesMut::new(),
-        key: None,
-        parameters: BTreeMap::new(),
-    };
-    opening.start(login).await?;
+    let mut opening = Opening::connect(login).await?;
+    opening
+        .start(login, STARTUP_SETTINGS.iter().copied())
+        .await?;
     opening.authenticate(&login.password).await?;
     opening.until_ready().await?;
     let identity = opening.identify().await?;
     opening.finish(login, identity)
+}
+
+/// A connection that is one client's alone: no guard is asked for and nothing is prepared.
+#[derive(Debug)]
+pub(crate) struct Unguarded {
+    pub(crate) stream: Stream,
+    pub(crate) key: BackendKey,
+    /// What has been read behind the first ReadyForQuery.
+    pub(crate) input: BytesMut,
+    /// The messages between AuthenticationOk and BackendKeyData or ReadyForQuery, as they came.
+    pub(crate) greeting: BytesMut,
+    /// Keeps the connection among those that operators see.
+    pub(crate) listed: ServerGuard,
+}
+
+/// Opens a connection with the client's own startup parameters. The caller bounds the time.
+pub(crate) async fn open_unguarded(
+    login: &ServerLogin,
+    parameters: impl Iterator<Item = &(String, String)>,
+) -> Result<Unguarded, ConnectError> {
+    let mut opening = Opening::connect(login).await?;
+    let parameters = parameters.map(|(name, value)| (name.as_str(), value.as_str()));
+    opening.start(login, parameters).await?;
+    opening.authenticate(&login.password).await?;
+    let mut greeting = BytesMut::new();
+    loop {
+        let message = opening.receive().await?;
+        match message.tag {
+            tag::BACKEND_KEY_DATA => opening.note_key(&message)?,
+            tag::READY_FOR_QUERY => break,
+            tag::PARAMETER_STATUS | tag::NOTICE => greeting.extend_from_slice(&message.bytes),
+            _ => return Err(unexpected(&message)),
+        }
+    }
+    let key = opening.key.ok_or_else(no_key)?;
+    Ok(Unguarded {
+        listed: login.list(&key, opening.local),
+        stream: opening.stream,
+        key,
+        input: opening.input,
+        greeting,
+    })
 }
 
 struct Opening {
@@ -136,12 +178,36 @@ struct Opening {
 }
 
 impl Opening {
-    async fn start(&mut self, login: &ServerLogin) -> Result<(), ConnectError> {
-        let mut parameters = vec![
+    async fn connect(login: &ServerLogin) -> Result<Self, ConnectError> {
+        let address = &login.shard.address;
+        let socket = TcpStream::connect((address.host.as_str(), address.port))
+            .await
+            .map_err(|source| ConnectError::Unreachable {
+                address: format!("{}:{}", address.host, address.port),
+                source,
+            })?;
+        prepare_socket(&socket).map_err(ConnectError::Broken)?;
+        Ok(Self {
+            peer: socket.peer_addr().map_err(ConnectError::Broken)?,
+            local: socket.local_addr().ok(),
+            stream: Stream::Plain(socket),
+            input: BytesMut::with_capacity(8 << 10),
+            output: BytesMut::new(),
+            key: None,
+            parameters: BTreeMap::new(),
+        })
+    }
+
+    async fn start<'p>(
+        &mut self,
+        login: &'p ServerLogin,
+        settings: impl Iterator<Item = (&'p str, &'p str)>,
+    ) -> Result<(), ConnectError> {
+        let own = [
             ("user", login.user.as_str()),
             ("database", login.shard.address.database.as_str()),
         ];
-        parameters.extend_from_slice(STARTUP_SETTINGS);
+        let parameters = own.into_iter().chain(settings);
         frontend::put_startup(&mut self.output, ProtocolVersion::V3_0, parameters);
         self.send().await
     }
@@ -184,14 +250,7 @@ impl Opening {
         loop {
             let message = self.receive().await?;
             match message.tag {
-                tag::BACKEND_KEY_DATA => {
-                    let data = backend::backend_key_data(message.body()).map_err(protocol)?;
-                    self.key = Some(BackendKey {
-                        address: self.peer,
-                        pid: data.pid,
-                        secret: data.key.to_vec(),
-                    });
-                }
+                tag::BACKEND_KEY_DATA => self.note_key(&message)?,
                 tag::READY_FOR_QUERY => return Ok(()),
                 tag::PARSE_COMPLETE | tag::PARAMETER_STATUS | tag::NOTICE => {
                     self.note_parameter(&message)?;
@@ -199,6 +258,16 @@ impl Opening {
                 _ => return Err(unexpected(&message)),
             }
         }
+    }
+
+    fn note_key(&mut self, message: &Message) -> Result<(), ConnectError> {
+        let data = backend::backend_key_data(message.body()).map_err(protocol)?;
+        self.key = Some(BackendKey {
+            address: self.peer,
+            pid: data.pid,
+            secret: data.key.to_vec(),
+        });
+        Ok(())
     }
 
     fn note_parameter(&mut self, message: &Message) -> Result<(), ConnectError> {
@@ -245,17 +314,8 @@ impl Opening {
     }
 
     fn finish(self, login: &ServerLogin, identity: String) -> Result<Server, ConnectError> {
-        let key = self
-            .key
-            .ok_or_else(|| ConnectError::Protocol("no BackendKeyData".to_owned()))?;
-        let listed = login.activity.server(ServerOrigin {
-            shard: Arc::clone(&login.shard),
-            user: login.user.clone(),
-            pid: key.pid,
-            peer: Some(self.peer),
-            local: self.local,
-            tls: String::new(),
-        });
+        let key = self.key.ok_or_else(no_key)?;
+        let listed = login.list(&key, self.local);
         let link = Link {
             input: BytesMut::new(),
             output: BytesMut::new(),
@@ -317,6 +377,10 @@ impl Opening {
 
 fn protocol(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::Protocol(error.to_string())
+}
+
+fn no_key() -> ConnectError {
+    ConnectError::Protocol("no BackendKeyData".to_owned())
 }
 
 fn unexpected(message: &Message) -> ConnectError {

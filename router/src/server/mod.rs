@@ -14,7 +14,7 @@ use tenantry_schema::guard::GuardKey;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::TxStatus;
 
-pub(crate) use connect::{ConnectError, ServerLogin, open, send_cancel};
+pub(crate) use connect::{ConnectError, ServerLogin, Unguarded, open, open_unguarded, send_cancel};
 pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source};
 
 use crate::activity::ServerGuard;

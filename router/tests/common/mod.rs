@@ -31,8 +31,8 @@ pub struct Setup {
     pub http: SocketAddr,
 }
 
-/// Two shards, four tenants, one router; `shop` is a service role, `store1` a tenant role for the
-/// first tenant.
+/// Two shards, four tenants, one router; `shop` is a service role, `ops` an operator role, `store1`
+/// a tenant role for the first tenant.
 pub async fn setup() -> Setup {
     setup_with(Fleet::builder().shards(2).tenants(4), |_| ()).await
 }
@@ -41,6 +41,10 @@ pub async fn setup_with(builder: FleetBuilder, change: impl FnOnce(&mut Config))
     let fleet = builder.start().await.unwrap();
     fleet
         .add_role("shop", PASSWORD, RoleKind::Service, Vec::new())
+        .await
+        .unwrap();
+    fleet
+        .add_role("ops", PASSWORD, RoleKind::Operator, Vec::new())
         .await
         .unwrap();
     if let Some(first) = fleet.tenants().first() {
