@@ -214,7 +214,8 @@ impl CancelSlot {
         &self.secret
     }
 
-    async fn cancel(&self) {
+    /// Cancels what runs, or ends a wait; returns when the request has arrived.
+    pub(crate) async fn cancel(&self) {
         let backend = {
             let mut state = self.state.lock();
             if state.queued {

@@ -98,6 +98,18 @@ pub struct Timeouts {
     /// How long a session waits for its tenant to leave `provisioning`.
     #[serde(with = "humantime_serde")]
     pub provisioning_wait: Duration,
+    /// Longest time that a statement may run; zero: any.
+    #[serde(with = "humantime_serde")]
+    pub query: Duration,
+    /// Longest time that a transaction may be open; zero: any.
+    #[serde(with = "humantime_serde")]
+    pub transaction: Duration,
+    /// Longest silence of a client in an open transaction; zero: any.
+    #[serde(with = "humantime_serde")]
+    pub idle_transaction: Duration,
+    /// Longest silence of a client between transactions; zero: any.
+    #[serde(with = "humantime_serde")]
+    pub client_idle: Duration,
     /// How long a stopping router lets open transactions finish.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
@@ -140,6 +152,10 @@ impl Default for Timeouts {
             server_idle: Duration::from_secs(600),
             server_retry: Duration::from_millis(200),
             provisioning_wait: Duration::from_secs(1),
+            query: Duration::ZERO,
+            transaction: Duration::ZERO,
+            idle_transaction: Duration::ZERO,
+            client_idle: Duration::ZERO,
             drain: Duration::from_secs(10),
             drain_replaced: Duration::from_secs(600),
         }

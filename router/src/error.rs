@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
+use humantime_serde::re::humantime;
 use tenantry_wire::backend::{ErrorFields, Severity};
 use tenantry_wire::sqlstate;
+
+use crate::overtime::Overtime;
 
 /// Why the router does not run what a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,12 +75,20 @@ pub(crate) enum Refusal {
     QueueFull { shard: String, waiting: usize },
     #[error("sorry, too many clients already")]
     TooManyClients { limit: usize },
+    #[error("too many connections for role \"{role}\"")]
+    TooManyRoleConnections {
+        role: String,
+        limit: u32,
+        observed: u32,
+    },
     #[error("the server connection was lost, the transaction was rolled back")]
     LostRolledBack { shard: String },
     #[error("the server connection was lost before the outcome was known")]
     LostUnknown { shard: String },
     #[error("canceling statement due to user request")]
     Canceled,
+    #[error("{what}")]
+    Overtime { what: Overtime, limit: Duration },
     #[error("terminating connection due to administrator command")]
     Shutdown,
     #[error("the router is shutting down")]
@@ -147,10 +158,17 @@ impl Refusal {
             Self::QueueTimeout { .. }
             | Self::QueueFull { .. }
             | Self::TooManyOperators { .. }
-            | Self::TooManyClients { .. } => sqlstate::TOO_MANY_CONNECTIONS,
+            | Self::TooManyClients { .. }
+            | Self::TooManyRoleConnections { .. } => sqlstate::TOO_MANY_CONNECTIONS,
             Self::LostRolledBack { .. } => sqlstate::SERIALIZATION_FAILURE,
             Self::LostUnknown { .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::Canceled => sqlstate::QUERY_CANCELED,
+            Self::Overtime { what, .. } => match what {
+                Overtime::Statement => sqlstate::QUERY_CANCELED,
+                Overtime::Transaction => sqlstate::TRANSACTION_TIMEOUT,
+                Overtime::IdleInTransaction => sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                Overtime::IdleClient => sqlstate::IDLE_SESSION_TIMEOUT,
+            },
             Self::Shutdown => sqlstate::ADMIN_SHUTDOWN,
             Self::Protocol { .. } => sqlstate::PROTOCOL_VIOLATION,
             Self::Startup { code, .. } => code,
@@ -187,9 +205,16 @@ impl Refusal {
             Self::QueueTimeout { .. } => "QUEUE_TIMEOUT",
             Self::QueueFull { .. } => "QUEUE_FULL",
             Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
+            Self::TooManyRoleConnections { .. } => "TOO_MANY_ROLE_CONNECTIONS",
             Self::LostRolledBack { .. } => "BACKEND_LOST",
             Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::Canceled => "CANCELED",
+            Self::Overtime { what, .. } => match what {
+                Overtime::Statement => "STATEMENT_TIMEOUT",
+                Overtime::Transaction => "TRANSACTION_TIMEOUT",
+                Overtime::IdleInTransaction => "IDLE_IN_TRANSACTION_TIMEOUT",
+                Overtime::IdleClient => "IDLE_CLIENT_TIMEOUT",
+            },
             Self::Shutdown => "SHUTDOWN",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Starting => "STARTING",
@@ -234,9 +259,19 @@ impl Refusal {
                 Some(format!("operator_connections_max is {limit}"))
             }
             Self::TooManyClients { limit } => Some(format!("clients_max is {limit}")),
+            Self::TooManyRoleConnections {
+                limit, observed, ..
+            } => Some(format!(
+                "max_connections of the role is {limit}; this router has {observed}"
+            )),
             Self::LostUnknown { shard } | Self::LostRolledBack { shard } => {
                 Some(format!("shard {shard}"))
             }
+            Self::Overtime { what, limit } => Some(format!(
+                "{} is {}",
+                what.setting(),
+                humantime::format_duration(*limit)
+            )),
             Self::UnknownDatabase { served, .. } => {
                 Some(format!("this router serves database \"{served}\""))
             }
@@ -277,10 +312,21 @@ impl Refusal {
                 "retry later, use fewer connections, or raise pool_size"
             }
             Self::TooManyClients { .. } => "close idle connections or raise clients_max",
+            Self::TooManyRoleConnections { .. } => {
+                "close idle connections of this role, or raise its max_connections"
+            }
             Self::LostRolledBack { .. } => "nothing was committed: retry the transaction",
             Self::LostUnknown { .. } => {
                 "the statement may or may not have taken effect: check before retrying"
             }
+            Self::Overtime { what, .. } => match what {
+                Overtime::Statement => "make the statement cheaper, or raise the limit",
+                Overtime::Transaction => "use shorter transactions, or raise the limit",
+                Overtime::IdleInTransaction => {
+                    "nothing was committed: ROLLBACK, and keep transactions open only while they work"
+                }
+                Overtime::IdleClient => "connect again, with a pool that closes idle connections",
+            },
             Self::Canceled => "retry it if the cancel was not meant",
             Self::Shutdown | Self::ShuttingDown => "connect again",
             Self::Starting => "it needs the catalog or a snapshot; retry in a moment",

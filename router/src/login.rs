@@ -18,13 +18,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::Severity;
-use crate::activity::{ClientGuard, ClientOrigin, Killed, Meter};
+use crate::activity::{Called, ClientGuard, ClientOrigin, Meter};
 use crate::cancel::Registration;
 use crate::config::SHARD_DATABASE;
 use crate::direct::{self, Direct, OpenError};
 use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
 use crate::reported::ReportedError;
+use crate::role_slots::RoleSlot;
 use crate::router::{Reported, Router};
 use crate::session::driver::{Connection, Ended};
 use crate::session::{Identity, Session};
@@ -37,6 +38,8 @@ pub(crate) struct LoggedIn {
     pub(crate) registration: Registration,
     /// Keeps the session among those that operators see.
     pub(crate) listed: ClientGuard,
+    /// Keeps its place among the sessions of its role.
+    pub(crate) role_slot: Option<RoleSlot>,
 }
 
 /// What a client gets.
@@ -83,6 +86,8 @@ struct Login {
     local: Option<SocketAddr>,
     input: BytesMut,
     output: BytesMut,
+    /// There once the client is who it says.
+    role_slot: Option<RoleSlot>,
 }
 
 /// Logs a client in. The caller bounds the time.
@@ -94,6 +99,7 @@ pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<Logg
         stream: Stream::Plain(socket),
         input: BytesMut::with_capacity(1024),
         output: BytesMut::new(),
+        role_slot: None,
     };
     let accepted = login.handshake().await?;
     let fleet = login.router.fleet.current();
@@ -252,6 +258,10 @@ impl Login {
             Ok(granted) => granted,
             Err(refusal) => return Err(self.refuse(&refusal).await),
         };
+        match self.router.role_slots.take(&role) {
+            Ok(slot) => self.role_slot = Some(slot),
+            Err(refusal) => return Err(self.refuse(&refusal).await),
+        }
         match &claim.destination {
             Destination::Fleet => self.start_session(claim, role, granted).await,
             Destination::Shard(name) => self.start_direct(name, role, params).await,
@@ -294,12 +304,13 @@ impl Login {
             input: self.input,
             opened,
             user: role.name.clone(),
-            killed: Killed::new(listed.record()),
+            called: Called::new(listed.record()),
         };
         Ok(LoggedIn {
             serving: Serving::Shard(direct),
             registration,
             listed,
+            role_slot: self.role_slot,
         })
     }
 
@@ -366,10 +377,11 @@ impl Login {
                 session,
                 slot: Arc::clone(&registration.slot),
                 meter: Meter::new(listed.record(), settings_hash),
-                killed: Killed::new(listed.record()),
+                called: Called::new(listed.record()),
             }),
             registration,
             listed,
+            role_slot: self.role_slot,
         })
     }
 

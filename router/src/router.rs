@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::peers::{Peers, Secret};
 use crate::pool::{Lease, LeftBehind, PoolLimits, Pools, clean};
 use crate::reported::{self, ReportedError};
+use crate::role_slots::RoleSlots;
 use crate::session::{Session, Settings, Shared};
 
 /// Startup settings remembered as valid, with what the server reported for them.
@@ -50,6 +51,7 @@ pub(crate) struct Router {
     /// Cancelled when the time for that is over: sessions end where they are.
     pub(crate) end: CancellationToken,
     pub(crate) peers: Peers,
+    pub(crate) role_slots: RoleSlots,
     /// The router that this one replaced, until it ends.
     predecessor: OnceLock<Predecessor>,
     /// Makes the salts of roles that do not exist; never leaves the process.
@@ -80,6 +82,7 @@ impl Router {
             drain: CancellationToken::new(),
             end: CancellationToken::new(),
             peers: Peers::default(),
+            role_slots: RoleSlots::default(),
             predecessor: OnceLock::new(),
             mock_secret: rand::random(),
             startups: Mutex::new(BTreeMap::new()),

@@ -17,6 +17,7 @@ use crate::fleet::FleetWatch;
 use crate::handover::{self, Estate, HandoverError, Inherited, Predecessor};
 use crate::http::Http;
 use crate::login::{LoginEnd, login};
+use crate::overtime;
 use crate::registration::{heartbeat, number};
 use crate::reload::{self, ReadConfig, ReloadError};
 use crate::router::Router;
@@ -134,6 +135,7 @@ pub async fn start_from(
         replaced.clone(),
     ));
     tasks.spawn(maintain(Arc::clone(&router), background.clone()));
+    tasks.spawn(overtime::watch(Arc::clone(&router), background.clone()));
     tasks.spawn(heartbeat(
         Arc::clone(&router),
         pg_addr,
@@ -358,6 +360,7 @@ async fn client(router: Arc<Router>, socket: TcpStream) {
     tracing::debug!(?ended, "session ended");
     counted.metrics.session_ended();
     drop(logged_in.listed);
+    drop(logged_in.role_slot);
     drop(logged_in.registration);
 }
 

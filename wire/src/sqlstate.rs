@@ -33,6 +33,8 @@ pub const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
 pub const IN_FAILED_SQL_TRANSACTION: &str = "25P02";
 /// `idle_in_transaction_session_timeout`
 pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: &str = "25P03";
+/// `transaction_timeout`, from PostgreSQL 17 on
+pub const TRANSACTION_TIMEOUT: &str = "25P04";
 /// `invalid_sql_statement_name`
 pub const INVALID_SQL_STATEMENT_NAME: &str = "26000";
 /// `invalid_authorization_specification`

@@ -166,6 +166,10 @@ fn timeouts(
         server_idle: period("router.server_idle_timeout", default.server_idle),
         server_retry: period("router.server_retry_delay", default.server_retry),
         provisioning_wait: period("router.provisioning_wait", default.provisioning_wait),
+        query: period("router.query_timeout", default.query),
+        transaction: period("router.transaction_timeout", default.transaction),
+        idle_transaction: period("router.idle_transaction_timeout", default.idle_transaction),
+        client_idle: period("router.client_idle_timeout", default.client_idle),
         drain: period("router.drain_timeout", default.drain),
         drain_replaced: period("router.drain_replaced_timeout", default.drain_replaced),
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use tenantry_schema::tenant::TenantId;
 
 use super::Clock;
 use super::counters::Counters;
+use crate::overtime::Overtime;
 
 /// What a session does right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(crate) struct ClientRecord {
     connected_us: u64,
     state: AtomicU8,
     since_us: AtomicU64,
+    /// When it last ceased to be idle.
+    begun_us: AtomicU64,
     request_us: AtomicU64,
     /// Number of the server connection that it holds; 0 is none.
     server: AtomicU64,
@@ -80,8 +83,52 @@ pub(crate) struct ClientRecord {
     statements: AtomicU64,
     pub(super) counters: Counters,
     changing: Mutex<Changing>,
+    progress: Progress,
     killed: AtomicBool,
+    /// The time limit that the session is called for; 0 is none.
+    overtime: AtomicU8,
     pub(super) waker: AtomicWaker,
+}
+
+/// How a session that is never at rest gets on: a client may pipeline for hours without any one
+/// statement taking long.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Requests answered, and transactions ended; they wrap.
+    requests: AtomicU32,
+    transactions: AtomicU32,
+    requests_seen: Seen,
+    transactions_seen: Seen,
+    /// The beginning of the state that the session was last called in.
+    called_us: AtomicU64,
+}
+
+/// When a counter was first seen at its present value, by the one task that looks.
+#[derive(Debug, Default)]
+struct Seen {
+    value: AtomicU32,
+    at_us: AtomicU64,
+}
+
+impl Seen {
+    fn since(&self, counter: &AtomicU32, now: u64) -> u64 {
+        let value = counter.load(Ordering::Relaxed);
+        if self.value.swap(value, Ordering::Relaxed) != value {
+            self.at_us.store(now, Ordering::Relaxed);
+        }
+        self.at_us.load(Ordering::Relaxed)
+    }
+}
+
+/// Since when, microseconds of the router's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    /// It is in its present state.
+    pub(crate) state: u64,
+    /// Its statement runs, at the latest.
+    pub(crate) statement: u64,
+    /// Its transaction is open, at the latest.
+    pub(crate) transaction: u64,
 }
 
 /// What changes now and then and does not fit an atomic. Written when it changes only.
@@ -104,13 +151,16 @@ impl ClientRecord {
             connected_us: now,
             state: AtomicU8::new(ClientState::Idle as u8),
             since_us: AtomicU64::new(now),
+            begun_us: AtomicU64::new(now),
             request_us: AtomicU64::new(now),
             server: AtomicU64::new(0),
             sqlstate: AtomicU64::new(0),
             statements: AtomicU64::new(0),
             counters: Counters::default(),
             changing: Mutex::new(changing),
+            progress: Progress::default(),
             killed: AtomicBool::new(false),
+            overtime: AtomicU8::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -179,6 +229,9 @@ impl ClientRecord {
     }
 
     pub(super) fn set_state(&self, state: ClientState, now: u64) {
+        if self.state() == ClientState::Idle {
+            self.begun_us.store(now, Ordering::Relaxed);
+        }
         self.state.store(state as u8, Ordering::Relaxed);
         self.since_us.store(now, Ordering::Relaxed);
         if matches!(state, ClientState::Active | ClientState::Waiting) {
@@ -206,6 +259,47 @@ impl ClientRecord {
 
     pub(super) fn set_application_name(&self, name: &str) {
         name.clone_into(&mut self.changing.lock().application_name);
+    }
+
+    /// A request was answered to its end, in or outside a transaction.
+    pub(super) fn set_progress(&self, requests: u32, transactions: u32) {
+        self.progress.requests.store(requests, Ordering::Relaxed);
+        let ended = &self.progress.transactions;
+        ended.store(transactions, Ordering::Relaxed);
+    }
+
+    /// Since when the session has been doing what it does. Only for the one task that watches the
+    /// time limits.
+    pub(crate) fn stretch(&self, now: u64) -> Stretch {
+        let state = self.since_us();
+        let progress = &self.progress;
+        Stretch {
+            state,
+            statement: progress
+                .requests_seen
+                .since(&progress.requests, now)
+                .max(state),
+            transaction: progress
+                .transactions_seen
+                .since(&progress.transactions, now)
+                .max(self.begun_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Calls the session for having passed a time limit, once for each time it enters a state.
+    pub(crate) fn call(&self, overtime: Overtime) {
+        let since = self.since_us();
+        if self.progress.called_us.swap(since, Ordering::Relaxed) != since {
+            self.overtime.store(overtime as u8, Ordering::Release);
+            self.waker.wake();
+        }
+    }
+
+    pub(super) fn take_overtime(&self) -> Option<Overtime> {
+        if self.overtime.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        Overtime::from_u8(self.overtime.swap(0, Ordering::AcqRel))
     }
 
     /// Makes the session end, wherever it is.

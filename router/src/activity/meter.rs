@@ -78,6 +78,11 @@ impl Meter {
         self.enter(ClientState::Active, now);
     }
 
+    /// So many requests have been answered and transactions ended since the session began.
+    pub(crate) fn gets_on(&mut self, requests: u32, transactions: u32) {
+        self.record.set_progress(requests, transactions);
+    }
+
     /// Everything that could be done was done; the session waits for bytes in this state.
     pub(crate) fn rests(&mut self, state: ClientState) {
         if self.state != state {

@@ -12,9 +12,9 @@
     reason = "the console shows what is kept here"
 )]
 
+mod called;
 mod client;
 mod counters;
-mod killed;
 mod meter;
 mod server;
 mod tenants;
@@ -28,9 +28,9 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tenantry_schema::shard::ShardId;
 
+pub(crate) use self::called::{Call, Called};
 pub(crate) use self::client::{ClientOrigin, ClientRecord, ClientState};
 pub(crate) use self::counters::{BUCKETS, Histogram, Totals, bucket_seconds};
-pub(crate) use self::killed::Killed;
 pub(crate) use self::meter::Meter;
 pub(crate) use self::server::{ServerOrigin, ServerRecord, ServerState};
 pub(crate) use self::tenants::{TenantLoad, TenantUsage};
@@ -167,6 +167,12 @@ impl Activity {
         let mut all: Vec<_> = self.clients.lock().live.values().cloned().collect();
         all.sort_by_key(|record| record.id());
         all
+    }
+
+    /// Looks at every session, in no order. Sessions begin and end when it is done.
+    pub(crate) fn each_client(&self, look: impl FnMut(&ClientRecord)) {
+        let clients = self.clients.lock();
+        clients.live.values().map(AsRef::as_ref).for_each(look);
     }
 
     pub(crate) fn client_numbered(&self, id: u32) -> Option<Arc<ClientRecord>> {

@@ -127,6 +127,10 @@ settings! {
     Live "router.server_idle_timeout" = timeouts.server_idle;
     Live "router.server_retry_delay" = timeouts.server_retry;
     Live "router.provisioning_wait" = timeouts.provisioning_wait;
+    Live "router.query_timeout" = timeouts.query;
+    Live "router.transaction_timeout" = timeouts.transaction;
+    Live "router.idle_transaction_timeout" = timeouts.idle_transaction;
+    Live "router.client_idle_timeout" = timeouts.client_idle;
     Live "router.drain_timeout" = timeouts.drain;
     Live "router.drain_replaced_timeout" = timeouts.drain_replaced;
 }

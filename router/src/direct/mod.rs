@@ -10,7 +10,7 @@ mod outstanding;
 mod pipe;
 
 use std::collections::HashMap;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 use self::outstanding::Outstanding;
 use self::pipe::{Passing, Pipe, Side};
 use crate::Severity;
-use crate::activity::Killed;
+use crate::activity::Called;
 use crate::cancel::Registration;
 use crate::error::Refusal;
 use crate::router::Router;
@@ -170,7 +170,7 @@ pub(crate) struct Direct {
     pub(crate) opened: Opened,
     /// The role that logged in.
     pub(crate) user: String,
-    pub(crate) killed: Killed,
+    pub(crate) called: Called,
 }
 
 /// What both directions know together.
@@ -183,7 +183,7 @@ struct Shared {
 impl Direct {
     /// Passes bytes both ways until either side ends, or the router stops and the session is
     /// between transactions.
-    pub(crate) async fn run(self) -> Ended {
+    pub(crate) async fn run(mut self) -> Ended {
         let Opened {
             server,
             place,
@@ -211,7 +211,7 @@ impl Direct {
             } => Some(ended),
             ended = to_client_until_closed(&mut down, &mut from_server, &mut to_client, &shared) => Some(ended),
             () = drained(&self.router, &shared) => None,
-            () = self.killed => None,
+            () = poll_fn(|cx| self.called.poll_killed(cx)) => None,
         };
         let mut farewell = BytesMut::new();
         if ended.is_none() && down.is_between_messages() {
@@ -297,9 +297,9 @@ async fn drained(router: &Router, shared: &Shared) {
             shared.ready.notified().await;
         }
     };
-    let limit = router.config().timeouts.drain;
-    if timeout(limit, boundary).await.is_err() {
-        tracing::info!("an operator's transaction outlasts the router");
+    tokio::select! {
+        () = boundary => {}
+        () = router.end.cancelled() => tracing::info!("an operator's transaction outlasts the router"),
     }
 }
 

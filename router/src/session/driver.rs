@@ -18,9 +18,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::{Next, Session};
-use crate::activity::{ClientState, Killed, Meter};
+use crate::activity::{Call, Called, ClientState, Meter};
 use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
+use crate::overtime::Overtime;
 use crate::pool::{Lease, LeftBehind, clean};
 use crate::router::Router;
 use crate::server::Server;
@@ -51,15 +52,16 @@ pub(crate) struct Connection {
     pub(crate) slot: Arc<CancelSlot>,
     /// Tells others what the session does.
     pub(crate) meter: Meter,
-    pub(crate) killed: Killed,
+    pub(crate) called: Called,
 }
 
 /// What a wait brought.
 enum Woken {
     Io(Io),
     Drain,
-    /// The session is drained, killed, or not waited for any longer.
+    /// The session is drained, or not waited for any longer.
     End,
+    Called(Call),
 }
 
 /// Outcome of one poll of both sockets.
@@ -78,7 +80,7 @@ impl Connection {
         let router = Arc::clone(&self.router);
         let mut drain = std::pin::pin!(router.drain.cancelled());
         let mut end = std::pin::pin!(router.end.cancelled());
-        let mut killed = self.killed.clone();
+        let mut called = self.called.clone();
         let mut draining = false;
         let mut lease: Option<Lease> = None;
         let ended = loop {
@@ -88,7 +90,7 @@ impl Connection {
             let may_end = draining && self.session.is_drainable();
             let woken = tokio::select! {
                 biased;
-                () = &mut killed => Woken::End,
+                call = poll_fn(|cx| called.poll(cx)) => Woken::Called(call),
                 () = &mut drain, if !draining => Woken::Drain,
                 () = &mut end => Woken::End,
                 io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
@@ -97,9 +99,14 @@ impl Connection {
             };
             match woken {
                 Woken::Drain => draining = true,
-                Woken::End => {
+                Woken::End | Woken::Called(Call::Kill) => {
                     self.session.fatal(&Refusal::Shutdown);
                     break Ended::Orderly;
+                }
+                Woken::Called(Call::Overtime(overtime)) => {
+                    if let Some(ended) = self.passed(overtime, lease.is_some()).await {
+                        break ended;
+                    }
                 }
                 Woken::Io(io) => {
                     if io.server_closed && !self.server_gone(&mut lease) {
@@ -159,6 +166,41 @@ impl Connection {
                 },
             }
         }
+    }
+
+    /// A time limit has passed, unless the session has gone on meanwhile. `Some` ends the session.
+    async fn passed(&mut self, overtime: Overtime, has_server: bool) -> Option<Ended> {
+        let limit = overtime.limit(&self.router.config().timeouts);
+        let refusal = Refusal::Overtime {
+            what: overtime,
+            limit,
+        };
+        let name = refusal.name();
+        let ends = match (overtime, self.session.activity()) {
+            (Overtime::Statement | Overtime::Transaction, ClientState::Active) if has_server => {
+                self.session.is_overdue(refusal);
+                self.slot.cancel().await;
+                false
+            }
+            (
+                Overtime::Transaction | Overtime::IdleInTransaction,
+                ClientState::IdleInTransaction,
+            ) => {
+                let given_up = self.session.abandon_transaction(refusal.clone());
+                if !given_up {
+                    self.session.fatal(&refusal);
+                }
+                !given_up
+            }
+            (Overtime::IdleClient, ClientState::Idle) => {
+                self.session.fatal(&refusal);
+                true
+            }
+            _ => return None,
+        };
+        tracing::info!(session = self.session.identity().session, %name, "time limit passed");
+        self.router.metrics.refused(name);
+        ends.then_some(Ended::Orderly)
     }
 
     /// Gives the connection up if the session is between transactions.
@@ -222,10 +264,10 @@ impl Connection {
         let slot = Arc::clone(&self.slot);
         let queued = slot.queue();
         self.meter.waits();
-        let mut killed = self.killed.clone();
+        let mut called = self.called.clone();
         let lease = tokio::select! {
             biased;
-            () = &mut killed => return Err(Unavailable::Killed),
+            () = poll_fn(|cx| called.poll_killed(cx)) => return Err(Unavailable::Killed),
             lease = router.connection(&self.session, tenant) => lease?,
             () = queued.cancelled() => return Err(Refusal::Canceled.into()),
             () = client_gone(&mut self.stream, &mut self.input) => return Err(Unavailable::ClientGone),
@@ -256,6 +298,8 @@ impl Connection {
         }
         match self.session.on_server(&mut server.link) {
             Ok(()) => {
+                let (requests, transactions) = self.session.progress();
+                self.meter.gets_on(requests, transactions);
                 if server.link.input.is_empty() {
                     server.link.input = BytesMut::new();
                 }

@@ -32,7 +32,7 @@ impl Session {
         self.forget_server();
         if !asked {
             if in_transaction {
-                self.lost = Some(shard.to_owned());
+                self.lost = Some(refusal);
                 self.tx = Tx::FailedHere {
                     open_on_server: false,
                     deferred: Vec::new(),

@@ -15,6 +15,7 @@ pub(crate) mod driver;
 mod expect;
 mod extended;
 mod lost;
+mod overtime;
 mod prologue;
 mod replies;
 mod router_settings;
@@ -165,8 +166,12 @@ pub(crate) struct Session {
     /// A statement outside a transaction, or a COMMIT, is in flight: if the server is lost its
     /// outcome is unknown.
     outcome_open: bool,
-    /// The server connection was lost inside a transaction: named in the next error.
-    lost: Option<String>,
+    /// The transaction was lost while nothing ran: the next error says why.
+    lost: Option<Refusal>,
+    /// What runs has been cancelled by the router: the error says why.
+    overdue: Option<Refusal>,
+    /// Requests answered and transactions ended; they wrap.
+    progress: (u32, u32),
     closing: bool,
     /// The shard that serves this session while it has no tenant. One and the same, because what
     /// drivers ask the catalog then (oids of tables and types) differs from shard to shard.
@@ -227,6 +232,8 @@ impl Session {
             pinned: false,
             outcome_open: false,
             lost: None,
+            overdue: None,
+            progress: (0, 0),
             closing: false,
             home: None,
             counts: Counts::default(),
@@ -325,6 +332,11 @@ impl Session {
             Tx::Idle => ClientState::Idle,
             _ => ClientState::IdleInTransaction,
         }
+    }
+
+    /// Requests answered and transactions ended so far; they wrap.
+    pub(crate) fn progress(&self) -> (u32, u32) {
+        self.progress
     }
 
     pub(crate) fn tenant(&self) -> Option<TenantId> {

@@ -6,6 +6,7 @@
 use bytes::{Buf, Bytes};
 use tenantry_wire::backend::{self, Severity, TxStatus};
 use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
+use tenantry_wire::sqlstate;
 use tenantry_wire::tag::backend as tag;
 
 use super::expect::{Effect, Expect, Skipped};
@@ -328,6 +329,8 @@ impl Session {
         self.copy_starting = false;
         self.follow_status(status, &mut server.state);
         if shown {
+            self.overdue = None;
+            self.progress.0 = self.progress.0.wrapping_add(1);
             if let Some(withheld) = self.withheld.take()
                 && !self.batch.failed
             {
@@ -358,6 +361,7 @@ impl Session {
                 self.statements.clear_portals();
                 self.tx = Tx::Idle;
                 self.counts.transactions += 1;
+                self.progress.1 = self.progress.1.wrapping_add(1);
                 self.outcome_open = self.expects.front().is_some();
             }
             TxStatus::InTransaction => {
@@ -408,7 +412,12 @@ impl Session {
             self.undo(skipped, &mut server.state);
             return Ok(());
         }
-        self.output.extend_from_slice(message);
+        match self.overdue.take() {
+            Some(refusal) if fields.code == sqlstate::QUERY_CANCELED => {
+                backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+            }
+            _ => self.output.extend_from_slice(message),
+        }
         if in_simple_query {
             return Ok(());
         }

@@ -106,9 +106,7 @@ impl Session {
                 match self.lost.take() {
                     // The client has not heard yet that there is nothing to commit, and drivers do
                     // not look at the command tag.
-                    Some(shard) if matches!(kind, Kind::Commit { .. }) => {
-                        Err(Refusal::LostRolledBack { shard })
-                    }
+                    Some(refusal) if matches!(kind, Kind::Commit { .. }) => Err(refusal),
                     _ => {
                         if *chain {
                             self.state.begin();
@@ -143,12 +141,9 @@ impl Session {
         }
     }
 
-    /// Why nothing runs: the loss of the server connection is told once, then as PostgreSQL does.
+    /// Why nothing runs: the loss of the transaction is told once, then as PostgreSQL does.
     pub(super) fn aborted(&mut self) -> Refusal {
-        match self.lost.take() {
-            Some(shard) => Refusal::LostRolledBack { shard },
-            None => Refusal::TransactionAborted,
-        }
+        self.lost.take().unwrap_or(Refusal::TransactionAborted)
     }
 }
 
