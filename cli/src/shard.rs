@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 use tenantry_schema::catalog::{AddedShard, Catalog, NewShard};
-use tenantry_schema::secrets::{SecretsFile, ShardSecrets};
+use tenantry_schema::secrets::{Password, SecretsFile, ShardSecrets};
 use tenantry_schema::shard::{Shard, ShardAddress, ShardKind, ShardName};
 
 pub(crate) use args::ShardCommand;
@@ -105,6 +105,9 @@ async fn ensure_secrets(catalog: &Catalog, path: &Path, new: &NewShard) -> Resul
         fresh.passwords = known.passwords.clone();
     }
     secrets.shards.insert(new.name.to_string(), fresh);
+    secrets
+        .mock_authentication_nonce
+        .get_or_insert_with(Password::generate);
     secrets.save(path).explain(unusable)?;
     note(format_args!(
         "{} has new secrets in {}; every router and agent needs them",

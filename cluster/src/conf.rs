@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::account::Account;
@@ -17,6 +18,10 @@ host    all          all   127.0.0.1/32   scram-sha-256
 local   replication  all                  scram-sha-256
 host    replication  all   127.0.0.1/32   scram-sha-256
 ";
+
+/// Files in the data directory.
+const CERTIFICATE: &str = "server.crt";
+const PRIVATE_KEY: &str = "server.key";
 
 /// What every server gets.
 const COMMON: &[(&str, &str)] = &[
@@ -76,6 +81,21 @@ pub(crate) fn write(
         fs::write(&path, text).map_err(ServerError::io("write", &path))?;
         account.own(&path)?;
     }
+    if let Some(tls) = &options.tls {
+        for (name, text) in [
+            (CERTIFICATE, &tls.certificate),
+            (PRIVATE_KEY, &tls.private_key),
+        ] {
+            let path = data.join(name);
+            let write = || {
+                fs::write(&path, text)?;
+                // PostgreSQL refuses a key that others can read.
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+            };
+            write().map_err(ServerError::io("write", &path))?;
+            account.own(&path)?;
+        }
+    }
     Ok(())
 }
 
@@ -100,8 +120,15 @@ fn render(socket_dir: &Path, port: u16, options: &ServerOptions) -> String {
         .settings
         .iter()
         .map(|(name, value)| (name.as_str(), value.clone()));
+    let tls = [
+        ("ssl", "on"),
+        ("ssl_cert_file", CERTIFICATE),
+        ("ssl_key_file", PRIVATE_KEY),
+    ];
+    let tls = tls.map(|(name, value)| (name, value.to_owned()));
+    let tls = tls.into_iter().filter(|_| options.tls.is_some());
     // The last line of a name wins.
-    for (name, value) in own.into_iter().chain(fixed).chain(given) {
+    for (name, value) in own.into_iter().chain(fixed).chain(tls).chain(given) {
         let _ = writeln!(text, "{name} = '{}'", value.replace('\'', "''"));
     }
     text.push_str("include_if_exists 'custom.conf'\n");
@@ -111,6 +138,14 @@ fn render(socket_dir: &Path, port: u16, options: &ServerOptions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_encrypts_only_with_a_certificate() {
+        let plain = ServerOptions::throwaway();
+        assert!(!render(Path::new("/tmp/x"), 5432, &plain).contains("ssl"));
+        let text = render(Path::new("/tmp/x"), 5432, &plain.tls("certificate", "key"));
+        assert!(text.contains("ssl = 'on'\nssl_cert_file = 'server.crt'\n"));
+    }
 
     #[test]
     fn given_settings_come_last_and_are_quoted() {

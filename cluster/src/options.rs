@@ -30,6 +30,14 @@ pub struct ServerOptions {
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) superuser_password: Option<String>,
     pub(crate) lifetime: Lifetime,
+    pub(crate) tls: Option<ServerTls>,
+}
+
+/// What a server needs to encrypt, in PEM.
+#[derive(Clone)]
+pub(crate) struct ServerTls {
+    pub(crate) certificate: String,
+    pub(crate) private_key: String,
 }
 
 impl ServerOptions {
@@ -43,6 +51,7 @@ impl ServerOptions {
             settings: Vec::new(),
             superuser_password: None,
             lifetime: Lifetime::Bound,
+            tls: None,
         }
     }
 
@@ -73,6 +82,17 @@ impl ServerOptions {
     #[must_use]
     pub fn superuser_password(mut self, password: impl Into<String>) -> Self {
         self.superuser_password = Some(password.into());
+        self
+    }
+
+    /// Encrypts connections of clients that ask for it (`ssl = on`), with this certificate and its key in PEM. Clients
+    /// that do not ask are served as before.
+    #[must_use]
+    pub fn tls(mut self, certificate: impl Into<String>, private_key: impl Into<String>) -> Self {
+        self.tls = Some(ServerTls {
+            certificate: certificate.into(),
+            private_key: private_key.into(),
+        });
         self
     }
 

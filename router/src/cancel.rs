@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
+use subtle::ConstantTimeEq as _;
+use tenantry_wire::startup::ProtocolVersion;
 use tokio::sync::Notify;
 
 use crate::server::{BackendKey, send_cancel};
@@ -45,7 +47,8 @@ struct Inner {
 pub(crate) struct CancelSlot {
     number: u32,
     pid: i32,
-    secret: [u8; 4],
+    /// Of the length that the client's protocol has.
+    key: Box<[u8]>,
     state: Mutex<SlotState>,
     /// Told when a session that waits for a connection is cancelled.
     waiting: Notify,
@@ -95,27 +98,38 @@ impl Cancels {
         }
     }
 
-    /// Registers a session; numbers are not given again while they are in use.
-    pub(crate) fn register(self: &Arc<Self>) -> Registration {
+    /// Registers a session, unless there are `max` already. Numbers are not given again while they are in use.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        max: usize,
+        version: ProtocolVersion,
+    ) -> Option<Registration> {
         let mut inner = self.inner.lock();
+        if inner.slots.len() >= max {
+            return None;
+        }
         let number = inner.next_number();
         let pid = (u32::from(self.router) << SESSION_BITS) | number;
         // 10 and 21 bits: the sign bit stays clear.
         let pid = i32::from_ne_bytes(pid.to_ne_bytes());
-        let slot = Arc::new(CancelSlot::new(number, pid));
+        let slot = Arc::new(CancelSlot::new(number, pid, version));
         inner.slots.insert(number, Arc::clone(&slot));
-        Registration {
+        Some(Registration {
             cancels: Arc::clone(self),
             slot,
-        }
+        })
     }
 
     /// Registers a session that has one server connection from beginning to end and shows its
     /// process id.
-    pub(crate) fn register_direct(self: &Arc<Self>, key: &BackendKey) -> Registration {
+    pub(crate) fn register_direct(
+        self: &Arc<Self>,
+        key: &BackendKey,
+        version: ProtocolVersion,
+    ) -> Registration {
         let mut inner = self.inner.lock();
         let number = inner.next_number();
-        let slot = Arc::new(CancelSlot::new(number, key.pid));
+        let slot = Arc::new(CancelSlot::new(number, key.pid, version));
         slot.attach(key);
         inner.slots.insert(number, Arc::clone(&slot));
         let named = inner.direct.entry(key.pid).or_default();
@@ -172,6 +186,15 @@ pub(crate) struct Registration {
     pub(crate) slot: Arc<CancelSlot>,
 }
 
+/// Four bytes are what protocol 3.0 has room for; since 3.2 a key is as long as PostgreSQL's.
+fn cancel_key(version: ProtocolVersion) -> Box<[u8]> {
+    if version >= ProtocolVersion::V3_2 {
+        Box::new(rand::random::<[u8; 32]>())
+    } else {
+        Box::new(rand::random::<[u8; 4]>())
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut inner = self.cancels.inner.lock();
@@ -186,11 +209,11 @@ impl Drop for Registration {
 }
 
 impl CancelSlot {
-    fn new(number: u32, pid: i32) -> Self {
+    fn new(number: u32, pid: i32, version: ProtocolVersion) -> Self {
         Self {
             number,
             pid,
-            secret: rand::random(),
+            key: cancel_key(version),
             state: Mutex::new(SlotState::default()),
             waiting: Notify::new(),
             arrived: Notify::new(),
@@ -198,7 +221,7 @@ impl CancelSlot {
     }
 
     fn is_named(&self, pid: i32, key: &[u8]) -> bool {
-        self.pid == pid && self.secret.as_slice() == key
+        self.pid == pid && bool::from(self.key.ct_eq(key))
     }
 
     /// Unique in this router while the session lasts.
@@ -210,8 +233,8 @@ impl CancelSlot {
         self.pid
     }
 
-    pub(crate) fn secret(&self) -> &[u8] {
-        &self.secret
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     /// Cancels what runs, or ends a wait; returns when the request has arrived.
@@ -325,36 +348,33 @@ mod tests {
     #[tokio::test]
     async fn a_request_for_a_wait_that_is_over_does_not_end_the_next() {
         let cancels = Arc::new(Cancels::new(1));
-        let registration = cancels.register();
+        let registration = cancels.register(1, ProtocolVersion::V3_0).unwrap();
         let slot = &registration.slot;
         let queued = slot.queue();
-        cancels.cancel(slot.pid(), slot.secret()).await;
+        cancels.cancel(slot.pid(), slot.key()).await;
         // The connection came first.
         drop(queued);
         let next = slot.queue();
         assert!(next.cancelled().now_or_never().is_none());
-        cancels.cancel(slot.pid(), slot.secret()).await;
+        cancels.cancel(slot.pid(), slot.key()).await;
         next.cancelled().await;
     }
 
     #[test]
     fn one_process_id_may_name_several_sessions() {
         let cancels = Arc::new(Cancels::new(0));
-        let numbered = cancels.register();
+        let numbered = cancels.register(10, ProtocolVersion::V3_0).unwrap();
         let key = BackendKey {
             address: ([127, 0, 0, 1], 1).into(),
+            tls: None,
             pid: numbered.slot.pid(),
             secret: vec![0; 4],
         };
-        let direct = [cancels.register_direct(&key), cancels.register_direct(&key)];
+        let direct = [(); 2].map(|()| cancels.register_direct(&key, ProtocolVersion::V3_0));
         assert_eq!(cancels.sessions(), 3);
         for registration in direct.iter().chain([&numbered]) {
             assert_eq!(registration.slot.pid(), key.pid);
-            assert!(
-                registration
-                    .slot
-                    .is_named(key.pid, registration.slot.secret())
-            );
+            assert!(registration.slot.is_named(key.pid, registration.slot.key()));
         }
         let [first, second] = direct;
         drop(first);
@@ -372,17 +392,18 @@ mod tests {
             .unwrap();
         let key = BackendKey {
             address: listener.local_addr().unwrap(),
+            tls: None,
             pid: 1,
             secret: vec![0; 4],
         };
         drop(listener);
         let cancels = Arc::new(Cancels::new(1));
-        let registration = cancels.register();
+        let registration = cancels.register(1, ProtocolVersion::V3_0).unwrap();
         let slot = &registration.slot;
         slot.attach(&key);
         assert_eq!(slot.detach().await, Requests::None);
         slot.attach(&key);
-        cancels.cancel(slot.pid(), slot.secret()).await;
+        cancels.cancel(slot.pid(), slot.key()).await;
         assert_eq!(slot.detach().await, Requests::Adrift);
     }
 }

@@ -5,6 +5,10 @@
 
 mod settings;
 
+mod tls;
+
+pub use tls::{ClientSslMode, ClientTls, ServerSslMode, ServerTls, UnknownSslMode};
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,10 +60,20 @@ pub struct Config {
     pub operator_connections_max: usize,
     /// Client connections at once, all roles together.
     pub clients_max: usize,
+    /// Connections at once that have not logged in yet; beyond it the oldest of them makes room.
+    pub clients_unauthenticated_max: usize,
+    /// New connections per second from one address; 0 is no limit.
+    pub connection_rate_max: usize,
+    /// Failed logins per minute from one address; 0 is no limit.
+    pub login_failure_rate_max: usize,
     /// Named statements kept per server connection.
     pub statements_per_server_max: usize,
     /// Largest message accepted from a client, bytes.
     pub message_bytes_max: usize,
+    /// TLS towards clients.
+    pub client_tls: ClientTls,
+    /// TLS towards shards.
+    pub server_tls: ServerTls,
     /// Time limits.
     pub timeouts: Timeouts,
     /// For measurements only; no configuration file can set it.
@@ -135,8 +149,13 @@ impl Default for Config {
             pool_queue_max: 10_000,
             operator_connections_max: 10,
             clients_max: 20_000,
+            clients_unauthenticated_max: 1000,
+            connection_rate_max: 0,
+            login_failure_rate_max: 0,
             statements_per_server_max: 500,
             message_bytes_max: 256 << 20,
+            client_tls: ClientTls::default(),
+            server_tls: ServerTls::default(),
             timeouts: Timeouts::default(),
             left_out: LeftOut::default(),
         }
@@ -183,6 +202,22 @@ pub enum ConfigError {
     /// The database name means something else to operators.
     #[error("`database` {0:?} is reserved for operators: take another name")]
     ReservedDatabase(String),
+    /// A mode of TLS that needs a file.
+    #[error("`{key}` is not set, and this `{needed_for}` needs it")]
+    TlsFile {
+        /// The setting that is missing.
+        key: &'static str,
+        /// The setting that asks for it.
+        needed_for: &'static str,
+    },
+    /// Files that cannot serve for TLS, and why.
+    #[error("{0}")]
+    Tls(String),
+    /// Not the end of a host name.
+    #[error(
+        "`client_tls_sni_suffix` {0:?} is no host name: give `db.example`, without a dot at either end"
+    )]
+    SniSuffix(String),
 }
 
 impl Config {
@@ -201,6 +236,10 @@ impl Config {
             ("pool_queue_max", self.pool_queue_max),
             ("operator_connections_max", self.operator_connections_max),
             ("clients_max", self.clients_max),
+            (
+                "clients_unauthenticated_max",
+                self.clients_unauthenticated_max,
+            ),
             ("statements_per_server_max", self.statements_per_server_max),
             ("message_bytes_max", self.message_bytes_max),
         ] {
@@ -217,6 +256,8 @@ impl Config {
         if matches!(self.database.as_str(), SHARD_DATABASE | CONSOLE_DATABASE) {
             problems.push(ConfigError::ReservedDatabase(self.database.clone()));
         }
+        self.client_tls.problems(&mut problems);
+        self.server_tls.problems(&mut problems);
         problems
     }
 }

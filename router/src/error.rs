@@ -81,6 +81,23 @@ pub(crate) enum Refusal {
         limit: u32,
         observed: u32,
     },
+    #[error("too many connections are logging in at once")]
+    TooManyLogins { limit: usize },
+    #[error("too many connections from this address")]
+    ConnectionRate { limit: usize, retry: Duration },
+    #[error("too many failed logins from this address")]
+    LoginFailureRate { limit: usize, retry: Duration },
+    #[error("this router takes encrypted sessions only, and this one is not encrypted")]
+    TlsRequired,
+    #[error("connection requires a valid client certificate")]
+    CertificateRequired,
+    #[error("the client certificate is not that of role \"{role}\"")]
+    CertificateMismatch {
+        role: String,
+        common_name: Option<String>,
+    },
+    #[error("SCRAM channel binding check failed")]
+    ChannelBinding,
     #[error("the server connection was lost, the transaction was rolled back")]
     LostRolledBack { shard: String },
     #[error("the server connection was lost before the outcome was known")]
@@ -146,6 +163,10 @@ impl Refusal {
             | Self::UnknownShard { .. }
             | Self::TenantUnwanted
             | Self::OperatorsOnly { .. }
+            | Self::TlsRequired
+            | Self::CertificateRequired
+            | Self::CertificateMismatch { .. }
+            | Self::ChannelBinding
             | Self::TenantRequired => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Immutable { .. } | Self::NotPermitted { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
             Self::SwitchInTransaction => sqlstate::ACTIVE_SQL_TRANSACTION,
@@ -158,8 +179,12 @@ impl Refusal {
             Self::QueueTimeout { .. }
             | Self::QueueFull { .. }
             | Self::TooManyOperators { .. }
-            | Self::TooManyClients { .. }
-            | Self::TooManyRoleConnections { .. } => sqlstate::TOO_MANY_CONNECTIONS,
+            | Self::TooManyRoleConnections { .. }
+            | Self::TooManyLogins { .. }
+            | Self::TooManyClients { .. } => sqlstate::TOO_MANY_CONNECTIONS,
+            Self::ConnectionRate { .. } | Self::LoginFailureRate { .. } => {
+                sqlstate::CONFIGURATION_LIMIT_EXCEEDED
+            }
             Self::LostRolledBack { .. } => sqlstate::SERIALIZATION_FAILURE,
             Self::LostUnknown { .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::Canceled => sqlstate::QUERY_CANCELED,
@@ -206,6 +231,13 @@ impl Refusal {
             Self::QueueFull { .. } => "QUEUE_FULL",
             Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
             Self::TooManyRoleConnections { .. } => "TOO_MANY_ROLE_CONNECTIONS",
+            Self::TooManyLogins { .. } => "TOO_MANY_LOGINS",
+            Self::ConnectionRate { .. } => "CONNECTION_RATE",
+            Self::LoginFailureRate { .. } => "LOGIN_FAILURE_RATE",
+            Self::TlsRequired => "TLS_REQUIRED",
+            Self::CertificateRequired => "CERTIFICATE_REQUIRED",
+            Self::CertificateMismatch { .. } => "CERTIFICATE_MISMATCH",
+            Self::ChannelBinding => "CHANNEL_BINDING",
             Self::LostRolledBack { .. } => "BACKEND_LOST",
             Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::Canceled => "CANCELED",
@@ -264,6 +296,21 @@ impl Refusal {
             } => Some(format!(
                 "max_connections of the role is {limit}; this router has {observed}"
             )),
+            Self::TooManyLogins { limit } => {
+                Some(format!("clients_unauthenticated_max is {limit}"))
+            }
+            Self::ConnectionRate { limit, retry } => Some(format!(
+                "connection_rate_max is {limit} per second; the next in {} ms",
+                retry.as_millis() + 1
+            )),
+            Self::LoginFailureRate { limit, retry } => Some(format!(
+                "login_failure_rate_max is {limit} per minute; the next attempt in {} ms",
+                retry.as_millis() + 1
+            )),
+            Self::CertificateMismatch { common_name, .. } => Some(match common_name {
+                Some(name) => format!("its common name is \"{name}\""),
+                None => "it has no common name, or several".to_owned(),
+            }),
             Self::LostUnknown { shard } | Self::LostRolledBack { shard } => {
                 Some(format!("shard {shard}"))
             }
@@ -314,6 +361,21 @@ impl Refusal {
             Self::TooManyClients { .. } => "close idle connections or raise clients_max",
             Self::TooManyRoleConnections { .. } => {
                 "close idle connections of this role, or raise its max_connections"
+            }
+            Self::TooManyLogins { .. } => "retry in a moment",
+            Self::ConnectionRate { .. } => "keep connections open, in a pool of the client's",
+            Self::LoginFailureRate { .. } => "check the password, and wait before the next attempt",
+            Self::TlsRequired => {
+                "connect with sslmode=require, or verify-full to be sure of the router"
+            }
+            Self::CertificateRequired => {
+                "connect with sslcert and sslkey, and a certificate of an authority in client_tls_ca_file"
+            }
+            Self::CertificateMismatch { .. } => {
+                "use the certificate whose common name is the role's name"
+            }
+            Self::ChannelBinding => {
+                "something between client and router ends TLS or takes offers away: connect to the router itself"
             }
             Self::LostRolledBack { .. } => "nothing was committed: retry the transaction",
             Self::LostUnknown { .. } => {

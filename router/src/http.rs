@@ -129,6 +129,7 @@ impl Http {
         let follow = self.follow.borrow().clone();
         let fleet = self.router.fleet.current();
         let metrics = &self.router.metrics;
+        metrics.unauthenticated(self.router.arrivals.len());
         metrics.fleet(
             fleet.directory.len(),
             fleet.sequence,

@@ -20,6 +20,7 @@ const TENANT: &str = "tenantry.tenant";
 const BY_OPTIONS: &str = "options";
 const BY_PARAMETER: &str = "the startup parameter tenantry.tenant";
 const BY_USER: &str = "the user name";
+const BY_SERVER_NAME: &str = "the TLS server name";
 const BY_DATABASE: &str = "the database name";
 
 /// What a client connects to, by the name of its database.
@@ -90,6 +91,19 @@ impl Claim {
             claim.read_parameters(fleet, params)?;
         }
         Ok(claim)
+    }
+
+    /// Adds what the TLS server name says, which is in lower case.
+    pub(crate) fn with_server_name(
+        mut self,
+        fleet: &Fleet,
+        name: Option<&str>,
+        suffix: Option<&str>,
+    ) -> Self {
+        if let Some(text) = name.and_then(|name| tenant_by_server_name(fleet, name, suffix)) {
+            self.name(fleet, BY_SERVER_NAME, text);
+        }
+        self
     }
 
     fn name(&mut self, fleet: &Fleet, source: &'static str, text: &str) {
@@ -243,6 +257,24 @@ fn read_database<'p>(
             name: database.to_owned(),
             served: served.to_owned(),
         }),
+    }
+}
+
+/// `ID.SUFFIX` names a tenant, existing or not; another name does if it is the hostname of one, and else is the
+/// router's own.
+fn tenant_by_server_name<'n>(
+    fleet: &Fleet,
+    name: &'n str,
+    suffix: Option<&str>,
+) -> Option<&'n str> {
+    let below = suffix.and_then(|suffix| {
+        let (at, dot) = (name.len().checked_sub(suffix.len())?, '.');
+        let ends = name.get(at..)?.eq_ignore_ascii_case(suffix);
+        name.get(..at)?.strip_suffix(dot).filter(|_| ends)
+    });
+    match below {
+        Some(id) => Some(id),
+        None => (name.contains('.') && fleet.resolve(name).is_some()).then_some(name),
     }
 }
 

@@ -6,6 +6,7 @@
 //! shard (`pool`); what it needs to know of the fleet is an immutable snapshot (`fleet`).
 
 mod activity;
+mod arrivals;
 mod cancel;
 pub mod config;
 mod direct;
@@ -29,10 +30,12 @@ mod server;
 mod session;
 mod socket;
 mod stream;
+mod tls;
 
 pub use config::{Change, Changeable, Config, ConfigError, LeftOut, Timeouts};
 pub use handover::HandoverError;
 pub use reload::{Fresh, ReadConfig, ReloadError};
 pub use serve::{RouterError, Running, run, start, start_from};
+pub use tls::TlsError;
 
 use tenantry_wire::backend::Severity;

@@ -1,24 +1,22 @@
 //! From accept to the first ReadyForQuery: startup, who it is, SCRAM, what the session starts with.
 
-use std::net::SocketAddr;
+mod authenticate;
+mod handshake;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tenantry_schema::fleet::Role;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, ErrorFields, TxStatus};
-use tenantry_wire::frame::{AUTHENTICATION_LIMIT, Message};
-use tenantry_wire::frontend;
-use tenantry_wire::scram::{ChannelBinding, SCRAM_SHA_256, ServerExchange, Step, Verifier};
-use tenantry_wire::startup::{
-    Accepted, Encryption, Handshake, HandshakeError, Progress, StartupParams,
-};
-use tenantry_wire::tag::frontend as tag;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tenantry_wire::startup::{ProtocolVersion, StartupParams};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::Severity;
 use crate::activity::{Called, ClientGuard, ClientOrigin, Meter};
+use crate::arrivals::Arrival;
 use crate::cancel::Registration;
 use crate::config::SHARD_DATABASE;
 use crate::direct::{self, Direct, OpenError};
@@ -30,6 +28,7 @@ use crate::router::{Reported, Router};
 use crate::session::driver::{Connection, Ended};
 use crate::session::{Identity, Session};
 use crate::stream::Stream;
+use crate::tls::{ClientSide, Secured};
 
 /// A client that is logged in.
 pub(crate) struct LoggedIn {
@@ -81,9 +80,23 @@ impl From<std::io::Error> for LoginEnd {
 /// One client connection before its session.
 struct Login {
     router: Arc<Router>,
+    /// Until it has authenticated.
+    arrival: Option<Arrival>,
+    /// What client and router speak, once the startup packet has come.
+    version: ProtocolVersion,
+    /// The startup packet has come.
+    has_started: bool,
+    /// What was in force when the connection came.
+    tls: Arc<ClientSide>,
+    /// Where the client is.
+    from: IpAddr,
+    /// Why the client's address has to wait; told as soon as the client can understand it.
+    throttled: Option<Refusal>,
     stream: Stream,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
+    /// What TLS has shown, if the connection is encrypted.
+    secured: Option<Secured>,
     input: BytesMut,
     output: BytesMut,
     /// There once the client is who it says.
@@ -91,21 +104,32 @@ struct Login {
 }
 
 /// Logs a client in. The caller bounds the time.
-pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<LoggedIn, LoginEnd> {
-    let mut login = Login {
+pub(crate) async fn login(
+    router: Arc<Router>,
+    socket: TcpStream,
+    from: IpAddr,
+) -> Result<LoggedIn, LoginEnd> {
+    let login = Login {
+        arrival: Some(router.arrive()),
+        version: ProtocolVersion::V3_0,
+        has_started: false,
+        tls: router.client_tls.current(),
+        throttled: router.throttled(from),
+        from,
         router,
         peer: socket.peer_addr().ok(),
         local: socket.local_addr().ok(),
         stream: Stream::Plain(socket),
+        secured: None,
         input: BytesMut::with_capacity(1024),
         output: BytesMut::new(),
         role_slot: None,
     };
-    let accepted = login.handshake().await?;
+    let (mut login, accepted) = login.handshake().await?;
     let fleet = login.router.fleet.current();
     let database = login.router.config().database.clone();
     let claim = match Claim::read(&fleet, &database, &accepted.params) {
-        Ok(claim) => claim,
+        Ok(claim) => claim.with_server_name(&fleet, login.server_name(), login.tls.sni_suffix()),
         Err(refusal) => return Err(login.refuse(&refusal).await),
     };
     if let Some(negotiation) = &accepted.negotiation {
@@ -116,137 +140,12 @@ pub(crate) async fn login(router: Arc<Router>, socket: TcpStream) -> Result<Logg
         );
     }
     login.authenticate(&claim).await?;
+    login.arrival = None;
+    login.version = accepted.version;
     login.start(claim, &accepted.params).await
 }
 
 impl Login {
-    async fn handshake(&mut self) -> Result<Accepted, LoginEnd> {
-        let mut handshake = Handshake::new(Encryption::Unavailable);
-        loop {
-            let progress = match handshake.handle(&self.input) {
-                Ok(progress) => progress,
-                Err(error) => return Err(self.broken(&error).await),
-            };
-            handshake = match progress {
-                Progress::NeedMore(next) => {
-                    if self.stream.read_buf(&mut self.input).await? == 0 {
-                        return Err(LoginEnd::Done);
-                    }
-                    next
-                }
-                Progress::Reply {
-                    reply,
-                    consumed,
-                    next,
-                } => {
-                    self.input.advance(consumed);
-                    self.stream.send(&[reply]).await?;
-                    next
-                }
-                Progress::StartTls { next, .. } | Progress::DirectTls { next } => next,
-                Progress::Cancel(key) => {
-                    self.router.cancel(key.pid, &key.key).await;
-                    return Err(LoginEnd::Done);
-                }
-                Progress::Startup { accepted, consumed } => {
-                    self.input.advance(consumed);
-                    self.admit().await?;
-                    return Ok(accepted);
-                }
-            };
-        }
-    }
-
-    /// Refuses sessions that this router cannot take now.
-    async fn admit(&mut self) -> Result<(), LoginEnd> {
-        let limit = self.router.config().clients_max;
-        if self.router.drain.is_cancelled() {
-            return Err(self.refuse(&Refusal::ShuttingDown).await);
-        }
-        if !self.router.fleet.is_known() {
-            return Err(self.refuse(&Refusal::Starting).await);
-        }
-        if self.router.cancels.sessions() >= limit {
-            return Err(self.refuse(&Refusal::TooManyClients { limit }).await);
-        }
-        Ok(())
-    }
-
-    /// SCRAM-SHA-256. A claim that cannot be true gets an exchange that cannot succeed, so that
-    /// neither the answer nor its time tells a wrong password from an unknown role or tenant.
-    async fn authenticate(&mut self, claim: &Claim) -> Result<(), LoginEnd> {
-        let verifier = self.verifier(claim);
-        let mut exchange = ServerExchange::new(verifier, ChannelBinding::Unavailable);
-        backend::put_auth_sasl(&mut self.output, &[SCRAM_SHA_256]);
-        self.flush().await?;
-        let mut first = true;
-        loop {
-            let message = self.authentication_message().await?;
-            let data = if std::mem::take(&mut first) {
-                match frontend::sasl_initial(message.body()) {
-                    Ok(initial) if initial.mechanism == SCRAM_SHA_256.as_bytes() => {
-                        initial.response.unwrap_or_default().to_vec()
-                    }
-                    Ok(_) => {
-                        return Err(self
-                            .protocol("client selected an invalid SASL authentication mechanism")
-                            .await);
-                    }
-                    Err(error) => return Err(self.protocol(&error.to_string()).await),
-                }
-            } else {
-                message.body().to_vec()
-            };
-            match exchange.step(&data) {
-                Step::Continue(reply) => {
-                    backend::put_auth_sasl_continue(&mut self.output, &reply);
-                    self.flush().await?;
-                }
-                Step::Success(reply) => {
-                    backend::put_auth_sasl_final(&mut self.output, &reply);
-                    return Ok(());
-                }
-                Step::Failure(error) => {
-                    tracing::info!(user = claim.user, %error, "login failed");
-                    let user = claim.user.clone();
-                    return Err(self.refuse(&Refusal::Authentication { user }).await);
-                }
-            }
-        }
-    }
-
-    /// The role's verifier, or one that no password fits. The salt is sent to whoever asks, so it
-    /// must not tell either: it is the role's where there is one, whatever the tenant, and for an
-    /// unknown role it does not depend on the tenant.
-    fn verifier(&self, claim: &Claim) -> Verifier {
-        let Some(role) = &claim.role else {
-            let role = claim.user.split('.').next().unwrap_or_default();
-            return Verifier::mock(role, &self.router.mock_secret);
-        };
-        match Verifier::parse(&role.verifier) {
-            Ok(verifier) if claim.is_credible(jiff::Timestamp::now()) => verifier,
-            Ok(verifier) => verifier.refusing(),
-            Err(error) => {
-                tracing::error!(role = role.name, %error, "the catalog's verifier is unusable");
-                Verifier::mock(&role.name, &self.router.mock_secret)
-            }
-        }
-    }
-
-    async fn authentication_message(&mut self) -> Result<Message, LoginEnd> {
-        loop {
-            match Message::take(&mut self.input, AUTHENTICATION_LIMIT) {
-                Ok(Some(message)) if message.tag == tag::PASSWORD => return Ok(message),
-                Ok(Some(_)) => return Err(self.protocol("expected SASL response").await),
-                Ok(None) => {}
-                Err(error) => return Err(self.protocol(&error.to_string()).await),
-            }
-            if self.stream.read_buf(&mut self.input).await? == 0 {
-                return Err(LoginEnd::Done);
-            }
-        }
-    }
-
     /// The authenticated client's session.
     async fn start(mut self, claim: Claim, params: &StartupParams) -> Result<LoggedIn, LoginEnd> {
         let fleet = self.router.fleet.current();
@@ -287,7 +186,7 @@ impl Login {
             Err(OpenError::Refused(refusal)) => return Err(self.refuse(&refusal).await),
             Err(OpenError::Server(fields)) => return Err(self.pass_on(*fields).await),
         };
-        let registration = router.cancels.register_direct(opened.key());
+        let registration = router.cancels.register_direct(opened.key(), self.version);
         opened.greet(&registration, &mut self.output);
         self.flush().await?;
         let application_name = params.parameter("application_name").unwrap_or_default();
@@ -330,7 +229,10 @@ impl Login {
             database,
             peer: self.peer,
             local: self.local,
-            tls: String::new(),
+            tls: self
+                .secured
+                .as_ref()
+                .map_or_else(String::new, |secured| secured.description.clone()),
             application_name,
             tenant,
             trace: None,
@@ -345,11 +247,14 @@ impl Login {
         granted: Granted,
     ) -> Result<LoggedIn, LoginEnd> {
         let router = Arc::clone(&self.router);
+        let limit = router.config().clients_max;
+        let Some(registration) = router.cancels.register(limit, self.version) else {
+            return Err(self.refuse(&Refusal::TooManyClients { limit }).await);
+        };
         let reported = match router.reported(&claim.settings).await {
             Ok(reported) => reported,
             Err(error) => return Err(self.unreported(error).await),
         };
-        let registration = router.cancels.register();
         self.greet(&reported, &registration);
         self.flush().await?;
         let Granted { tenant, bound } = granted;
@@ -391,8 +296,12 @@ impl Login {
             backend::put_parameter_status(&mut self.output, name, value);
         }
         let slot = &registration.slot;
-        backend::put_backend_key_data(&mut self.output, slot.pid(), slot.secret());
+        backend::put_backend_key_data(&mut self.output, slot.pid(), slot.key());
         backend::put_ready(&mut self.output, TxStatus::Idle);
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        self.secured.as_ref()?.server_name.as_deref()
     }
 
     async fn flush(&mut self) -> Result<(), LoginEnd> {
@@ -426,18 +335,6 @@ impl Login {
     async fn protocol(&mut self, message: &str) -> LoginEnd {
         let message = message.to_owned();
         self.refuse(&Refusal::Protocol { message }).await
-    }
-
-    async fn broken(&mut self, error: &HandshakeError) -> LoginEnd {
-        tracing::debug!(%error, "startup refused");
-        if !error.peer_speaks_postgres() {
-            return LoginEnd::Refused("PROTOCOL_VIOLATION");
-        }
-        let refusal = Refusal::Startup {
-            code: error.sqlstate(),
-            message: error.to_string(),
-        };
-        self.refuse(&refusal).await
     }
 
     /// Writes what is owed; the client may be gone already, and there is nobody else to tell.

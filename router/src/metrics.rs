@@ -27,6 +27,10 @@ pub(crate) struct Metrics {
     clients: Gauge,
     logins: Counter,
     login_failures: Family<NameLabel, Counter>,
+    clients_unauthenticated: Gauge,
+    tls_handshakes: Counter,
+    tls_certificate_expires: Gauge,
+    tls_reload_failures: Counter,
     statements: Counter,
     transactions: Counter,
     refusals: Family<NameLabel, Counter>,
@@ -48,6 +52,10 @@ impl Metrics {
             clients: Gauge::default(),
             logins: Counter::default(),
             login_failures: Family::default(),
+            clients_unauthenticated: Gauge::default(),
+            tls_handshakes: Counter::default(),
+            tls_certificate_expires: Gauge::default(),
+            tls_reload_failures: Counter::default(),
             statements: Counter::default(),
             transactions: Counter::default(),
             refusals: Family::default(),
@@ -74,6 +82,26 @@ impl Metrics {
             "login_failures",
             "Failed logins by reason",
             self.login_failures.clone(),
+        );
+        r.register(
+            "clients_unauthenticated",
+            "Client connections that have not logged in yet",
+            self.clients_unauthenticated.clone(),
+        );
+        r.register(
+            "tls_handshakes",
+            "Client connections that were encrypted",
+            self.tls_handshakes.clone(),
+        );
+        r.register(
+            "tls_certificate_not_after_timestamp_seconds",
+            "When the certificate shown to clients expires; 0 without one",
+            self.tls_certificate_expires.clone(),
+        );
+        r.register(
+            "tls_reload_failures",
+            "Changed certificates, keys or authorities that could not be used",
+            self.tls_reload_failures.clone(),
         );
         r.register(
             "statements",
@@ -157,6 +185,23 @@ impl Metrics {
 
     pub(crate) fn login_failed(&self, name: &'static str) {
         self.login_failures.get_or_create(&NameLabel { name }).inc();
+    }
+
+    pub(crate) fn unauthenticated(&self, clients: usize) {
+        self.clients_unauthenticated
+            .set(i64::try_from(clients).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn encrypted(&self) {
+        self.tls_handshakes.inc();
+    }
+
+    pub(crate) fn certificate_expires(&self, at: Option<i64>) {
+        self.tls_certificate_expires.set(at.unwrap_or_default());
+    }
+
+    pub(crate) fn tls_reload_failed(&self) {
+        self.tls_reload_failures.inc();
     }
 
     pub(crate) fn refused(&self, name: &'static str) {

@@ -2,18 +2,22 @@
 //! shard.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
+use tenantry_schema::causes::one_line;
 use tenantry_schema::fleet::Fleet;
+use tenantry_schema::secrets::SecretsFile;
 use tenantry_schema::shard::{Shard, ShardId, ShardState};
 use tenantry_schema::tenant::{TenantId, TenantState};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
+use crate::arrivals::{Arrival, Arrivals};
 use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
 use crate::direct::Operators;
@@ -27,6 +31,7 @@ use crate::pool::{Lease, LeftBehind, PoolLimits, Pools, clean};
 use crate::reported::{self, ReportedError};
 use crate::role_slots::RoleSlots;
 use crate::session::{Session, Settings, Shared};
+use crate::tls::{self, ClientSide, ShardSide, TlsError};
 
 /// Startup settings remembered as valid, with what the server reported for them.
 const STARTUPS_MAX: usize = 1024;
@@ -54,20 +59,42 @@ pub(crate) struct Router {
     pub(crate) role_slots: RoleSlots,
     /// The router that this one replaced, until it ends.
     predecessor: OnceLock<Predecessor>,
-    /// Makes the salts of roles that do not exist; never leaves the process.
-    pub(crate) mock_secret: [u8; 32],
+    pub(crate) client_tls: tls::Clients,
+    shard_tls: Arc<tls::Shards>,
+    pub(crate) arrivals: Arc<Arrivals>,
+    /// Makes the salts of roles that do not exist.
+    mock_secret: ArcSwap<[u8; 32]>,
     startups: Mutex<BTreeMap<u64, Reported>>,
 }
 
+/// What was read for TLS; nothing of it is in force yet.
+#[derive(Debug)]
+pub(crate) struct TlsSides {
+    pub(crate) clients: ClientSide,
+    pub(crate) shards: ShardSide,
+}
+
+impl TlsSides {
+    pub(crate) fn read(config: &Config) -> Result<Self, TlsError> {
+        Ok(Self {
+            clients: ClientSide::read(&config.client_tls)?,
+            shards: ShardSide::read(&config.server_tls)?,
+        })
+    }
+}
+
 impl Router {
-    pub(crate) fn new(config: Config, number: u16, fleet: Arc<FleetWatch>) -> Self {
+    pub(crate) fn new(config: Config, number: u16, fleet: Arc<FleetWatch>, tls: TlsSides) -> Self {
         let activity = Arc::new(Activity::new());
-        Self {
+        let shard_tls = Arc::new(tls::Shards::new(tls.shards));
+        let secrets = SecretsFile::load(&config.secrets_file);
+        let router = Self {
             pools: Pools::new(
                 config.secrets_file.clone(),
                 PoolLimits::of(&config),
                 config.statements_per_server_max,
                 Arc::clone(&activity),
+                Arc::clone(&shard_tls),
             ),
             cancels: Arc::new(Cancels::new(number)),
             operators: Operators::default(),
@@ -84,9 +111,81 @@ impl Router {
             peers: Peers::default(),
             role_slots: RoleSlots::default(),
             predecessor: OnceLock::new(),
-            mock_secret: rand::random(),
+            client_tls: tls::Clients::new(tls.clients),
+            shard_tls,
+            arrivals: Arc::new(Arrivals::default()),
+            // Until the secrets file can be read.
+            mock_secret: ArcSwap::from_pointee(rand::random()),
             startups: Mutex::new(BTreeMap::new()),
             config: ArcSwap::from_pointee(config),
+        };
+        match secrets {
+            Ok(secrets) => router.adopt_secrets(&secrets),
+            Err(error) => {
+                tracing::warn!(error = one_line(&error), "the secrets file cannot be read")
+            }
+        }
+        router
+    }
+
+    /// What makes the salts of roles that do not exist: the same on every router of the fleet, so that asking two of
+    /// them, or one before and after its restart, tells nothing.
+    pub(crate) fn mock_secret(&self) -> Guard<Arc<[u8; 32]>> {
+        self.mock_secret.load()
+    }
+
+    fn adopt_secrets(&self, secrets: &SecretsFile) {
+        if let Some(secret) = secrets.mock_secret() {
+            self.mock_secret.store(Arc::new(secret));
+        }
+    }
+
+    /// Counts a connection that has to log in yet.
+    pub(crate) fn arrive(&self) -> Arrival {
+        let max = self.config().clients_unauthenticated_max;
+        self.arrivals.enter(max)
+    }
+
+    /// Why a client at this address has to wait.
+    pub(crate) fn throttled(&self, from: IpAddr) -> Option<Refusal> {
+        let config = self.config();
+        let limit = config.connection_rate_max;
+        if let Err(retry) = self.arrivals.connected(from, limit) {
+            return Some(Refusal::ConnectionRate { limit, retry });
+        }
+        let limit = config.login_failure_rate_max;
+        match self.arrivals.may_log_in(from, limit) {
+            Ok(()) => None,
+            Err(retry) => Some(Refusal::LoginFailureRate { limit, retry }),
+        }
+    }
+
+    /// Looks for changes of the files that are watched: secrets, certificates, keys, authorities.
+    pub(crate) fn renew_from_files(&self) {
+        if let Some(secrets) = self.pools.renew_if_rotated() {
+            self.adopt_secrets(&secrets);
+        }
+        for (what, renewed) in [
+            ("client_tls", self.client_tls.reload_if_changed()),
+            ("server_tls", self.shard_tls.reload_if_changed()),
+        ] {
+            match renewed {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.metrics
+                        .certificate_expires(self.client_tls.current().not_after());
+                    tracing::info!(what, "certificates were reloaded");
+                }
+                Err(error) => {
+                    self.metrics.tls_reload_failed();
+                    let error = one_line(&error);
+                    tracing::error!(
+                        what,
+                        error,
+                        "changed files cannot serve for TLS: going on with the old ones"
+                    );
+                }
+            }
         }
     }
 
@@ -103,6 +202,9 @@ impl Router {
             return Err(problems);
         }
         let (config, changes) = self.config.load().reloaded(wanted);
+        // Read even if no setting has changed: a reload is also asked for because files have.
+        let tls =
+            TlsSides::read(&config).map_err(|error| vec![ConfigError::Tls(one_line(&error))])?;
         if changes
             .iter()
             .any(|change| change.changeable == Changeable::Live)
@@ -110,6 +212,9 @@ impl Router {
             self.pools.set_limits(PoolLimits::of(&config));
             self.config.store(Arc::new(config));
         }
+        self.metrics.certificate_expires(tls.clients.not_after());
+        self.client_tls.adopt(tls.clients);
+        self.shard_tls.adopt(tls.shards);
         Ok(changes)
     }
 

@@ -1,6 +1,6 @@
 //! Starts a router, accepts clients, keeps it registered with the catalog, and drains it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use crate::login::{LoginEnd, login};
 use crate::overtime;
 use crate::registration::{heartbeat, number};
 use crate::reload::{self, ReadConfig, ReloadError};
-use crate::router::Router;
+use crate::router::{Router, TlsSides};
 use crate::socket::prepare_socket;
+use crate::tls::TlsError;
 
 /// After the drain time, for sessions to give their server connections up.
 const CLEANUP_TIME: Duration = Duration::from_secs(3);
@@ -45,6 +46,9 @@ pub enum RouterError {
         #[source]
         source: std::io::Error,
     },
+    /// Files for TLS cannot be used.
+    #[error("TLS cannot be used as configured")]
+    Tls(#[source] TlsError),
     /// The catalog's URI is malformed.
     #[error("unusable catalog URI")]
     Catalog(#[source] CatalogError),
@@ -110,6 +114,7 @@ pub async fn start_from(
     if !problems.is_empty() {
         return Err(RouterError::Config(problems));
     }
+    let tls = TlsSides::read(&config).map_err(RouterError::Tls)?;
     let sockets = Sockets::open(&config).await?;
     let (pg_addr, http_addr) = (
         local(&sockets.pg, config.listen)?,
@@ -124,7 +129,7 @@ pub async fn start_from(
         Some((number, _, _)) => *number,
         None => number(&config, pg_addr).await,
     };
-    let router = Arc::new(Router::new(config, number, fleet));
+    let router = Arc::new(Router::new(config, number, fleet, tls));
     let served = Http {
         router: Arc::clone(&router),
         follow: follow.clone(),
@@ -331,8 +336,8 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => {
-                sessions.spawn(client(Arc::clone(&router), socket));
+            Ok((socket, from)) => {
+                sessions.spawn(client(Arc::clone(&router), socket, from.ip()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
@@ -343,12 +348,12 @@ async fn accept(
 }
 
 /// One client, from accept to close.
-async fn client(router: Arc<Router>, socket: TcpStream) {
+async fn client(router: Arc<Router>, socket: TcpStream, from: IpAddr) {
     if prepare_socket(&socket).is_err() {
         return;
     }
     let limit = router.config().timeouts.login;
-    let logged_in = match timeout(limit, login(Arc::clone(&router), socket)).await {
+    let logged_in = match timeout(limit, login(Arc::clone(&router), socket, from)).await {
         Ok(Ok(logged_in)) => logged_in,
         Ok(Err(LoginEnd::Refused(name))) => return router.metrics.login_failed(name),
         Ok(Err(LoginEnd::Done)) => return,
@@ -371,7 +376,7 @@ async fn maintain(router: Arc<Router>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
-        router.pools.renew_if_rotated();
+        router.renew_from_files();
         for pool in router.pools.all() {
             pool.prune();
         }

@@ -4,21 +4,38 @@
 //! the socket itself. Nothing here knows what the bytes mean.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// A connected socket.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// TCP without encryption.
     Plain(TcpStream),
+    /// TLS over TCP. Its state is large, so it lives apart.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
+    /// An encrypted connection after its handshake.
+    pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(stream))
+    }
+
+    /// This side's address.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(socket) => socket.local_addr(),
+            Self::Tls(stream) => stream.get_ref().0.local_addr(),
+        }
+    }
+
     /// Writes and flushes all of it.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes).await?;
@@ -36,10 +53,17 @@ impl Stream {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(written)) => output.advance(written),
                 Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => break,
+                Poll::Pending => return Ok(()),
             }
         }
-        Ok(())
+        match self {
+            Self::Plain(_) => Ok(()),
+            // What was written may still wait for the socket, encrypted.
+            Self::Tls(stream) => match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(flushed) => flushed,
+                Poll::Pending => Ok(()),
+            },
+        }
     }
 
     /// Reads once into `input`; 0 is the end. The buffer only grows, by at least `size`, once there is something to
@@ -50,25 +74,48 @@ impl Stream {
         size: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Self::Plain(socket) = self;
-        match socket.poll_read_ready(cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return Poll::Pending,
+        match self {
+            Self::Plain(socket) => {
+                match socket.poll_read_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+                input.reserve(size);
+                tokio_util::io::poll_read_buf(Pin::new(socket), cx, input)
+            }
+            Self::Tls(stream) => {
+                let mut stream = Pin::new(stream);
+                let read = match stream.as_mut().poll_fill_buf(cx) {
+                    Poll::Ready(Ok(decrypted)) => {
+                        input.extend_from_slice(decrypted);
+                        decrypted.len()
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                };
+                stream.consume(read);
+                Poll::Ready(Ok(read))
+            }
         }
-        input.reserve(size);
-        tokio_util::io::poll_read_buf(Pin::new(socket), cx, input)
     }
 
     /// Whether nothing has come and the other side has not closed. Costs no system call unless the socket has become
     /// readable; bytes that have come may be lost, for a connection that is not quiet is not used again.
     pub(crate) fn is_quiet(&self) -> bool {
+        let (socket, nothing_decrypted) = match self {
+            Self::Plain(socket) => (socket, true),
+            Self::Tls(stream) => {
+                let (socket, session) = stream.get_ref();
+                (socket, !session.wants_write() && session.wants_read())
+            }
+        };
         let mut probe = [0_u8; 1];
-        let Self::Plain(socket) = self;
-        matches!(
-            socket.try_read(&mut probe),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock
-        )
+        nothing_decrypted
+            && matches!(
+                socket.try_read(&mut probe),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock
+            )
     }
 }
 
@@ -80,6 +127,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -92,18 +140,21 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

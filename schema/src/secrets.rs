@@ -10,6 +10,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::guard::GuardKey;
 
@@ -22,6 +23,10 @@ const MODE: u32 = 0o600;
 pub struct SecretsFile {
     /// By shard name.
     pub shards: BTreeMap<String, ShardSecrets>,
+    /// Makes the salts that are sent for roles that do not exist, as PostgreSQL's `mock_authentication_nonce` does;
+    /// every router of the fleet must have the same. Files written before there was one derive it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mock_authentication_nonce: Option<Password>,
 }
 
 /// Secrets of one shard.
@@ -123,6 +128,32 @@ impl SecretsFile {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// A file without shards, with a nonce of its own.
+    pub fn generate() -> Self {
+        Self {
+            shards: BTreeMap::new(),
+            mock_authentication_nonce: Some(Password::generate()),
+        }
+    }
+
+    /// What makes the salts of roles that do not exist: from the nonce, or in a file without one from the password
+    /// of the first shard's `tenantry_operator`, which nothing else derives from. `None` in an empty file.
+    pub fn mock_secret(&self) -> Option<[u8; 32]> {
+        let (purpose, secret) = match &self.mock_authentication_nonce {
+            Some(nonce) => ("mock authentication nonce", nonce),
+            None => {
+                let first = self.shards.values().next()?;
+                ("mock authentication by password", &first.passwords.operator)
+            }
+        };
+        let mut hash = Sha256::new();
+        for part in [purpose, secret.expose()] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Some(hash.finalize().into())
     }
 
     /// The secrets of a shard.
@@ -267,6 +298,25 @@ mod tests {
         );
         assert_eq!(SecretsFile::load(&path).unwrap(), secrets);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn salts_of_unknown_roles_are_the_files() {
+        let old = sample();
+        assert_eq!(old.mock_authentication_nonce, None);
+        assert!(!serde_json::to_string(&old).unwrap().contains("nonce"));
+        assert_eq!(old.mock_secret(), old.clone().mock_secret());
+        assert_ne!(old.mock_secret(), sample().mock_secret());
+        assert_eq!(SecretsFile::default().mock_secret(), None);
+
+        let mut new = SecretsFile::generate();
+        let secret = new.mock_secret();
+        assert!(secret.is_some());
+        new.shards = old.shards;
+        assert_eq!(new.mock_secret(), secret);
+        let read: SecretsFile =
+            serde_json::from_str(&serde_json::to_string(&new).unwrap()).unwrap();
+        assert_eq!(read.mock_secret(), secret);
     }
 
     #[test]

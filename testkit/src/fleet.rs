@@ -255,7 +255,7 @@ impl Fleet {
 
     /// The secrets of all shards.
     fn secrets(&self) -> SecretsFile {
-        let mut secrets = SecretsFile::default();
+        let mut secrets = SecretsFile::generate();
         for shard in &self.shards {
             secrets
                 .shards

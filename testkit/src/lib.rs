@@ -6,6 +6,7 @@ pub mod attacks;
 mod fault_proxy;
 mod fleet;
 mod raw_client;
+pub mod tls;
 
 pub use fault_proxy::{Direction, FaultProxy};
 pub use fleet::{Fleet, FleetBuilder, FleetShard};

@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use tenantry_wire::backend::{Authentication, ErrorFields, TxStatus};
 use tenantry_wire::frame::{FrameError, LARGE_MESSAGE_LIMIT, Message};
 use tenantry_wire::scram::{ChannelBinding, ClientExchange, Step};
@@ -18,6 +21,8 @@ use tenantry_wire::{MessageError, backend, frontend};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Longest wait for one message.
 const RECEIVE_MAX: Duration = Duration::from_secs(15);
@@ -95,10 +100,17 @@ impl Login {
     }
 }
 
+/// What the messages travel over.
+#[derive(Debug)]
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A connection that speaks the protocol by hand.
 #[derive(Debug)]
 pub struct RawClient {
-    stream: TcpStream,
+    stream: Socket,
     address: SocketAddr,
     input: BytesMut,
     key: Option<(i32, Vec<u8>)>,
@@ -116,7 +128,7 @@ impl RawClient {
             .map_err(|_| RawError::Silent)??;
         stream.set_nodelay(true)?;
         Ok(Self {
-            stream,
+            stream: Socket::Plain(stream),
             address,
             input: BytesMut::new(),
             key: None,
@@ -224,7 +236,14 @@ impl RawClient {
     /// # Errors
     /// The connection failed.
     pub async fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), RawError> {
-        Ok(self.stream.write_all(bytes).await?)
+        match &mut self.stream {
+            Socket::Plain(stream) => stream.write_all(bytes).await?,
+            Socket::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads one byte outside of any message: the answer to SSLRequest and GSSENCRequest.
@@ -334,7 +353,58 @@ impl RawClient {
     /// The socket, for what a test does below the protocol.
     #[must_use]
     pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+        match &mut self.stream {
+            Socket::Plain(stream) => stream,
+            Socket::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    /// Asks for encryption, and encrypts if the server agrees.
+    ///
+    /// # Errors
+    /// The server does not agree, or the handshake fails.
+    pub async fn encrypt(
+        mut self,
+        config: &Arc<ClientConfig>,
+        name: &str,
+    ) -> Result<Self, RawError> {
+        self.send(frontend::put_ssl_request).await?;
+        match self.receive_byte().await? {
+            b'S' => self.handshake(config, name).await,
+            other => Err(RawError::Login(format!(
+                "SSLRequest was answered with {:?}",
+                char::from(other)
+            ))),
+        }
+    }
+
+    /// The TLS handshake at once: direct TLS, or after an `S` that was received.
+    ///
+    /// # Errors
+    /// The handshake fails.
+    pub async fn handshake(self, config: &Arc<ClientConfig>, name: &str) -> Result<Self, RawError> {
+        let Socket::Plain(socket) = self.stream else {
+            return Err(RawError::Login("encrypted already".to_owned()));
+        };
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|error| RawError::Login(error.to_string()))?;
+        let connector = TlsConnector::from(Arc::clone(config));
+        let stream = timeout(RECEIVE_MAX, connector.connect(name, socket))
+            .await
+            .map_err(|_| RawError::Silent)??;
+        Ok(Self {
+            stream: Socket::Tls(Box::new(stream)),
+            ..self
+        })
+    }
+
+    /// What the TLS handshake has shown of the server; `None` without TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ClientConnection> {
+        match &self.stream {
+            Socket::Plain(_) => None,
+            Socket::Tls(stream) => Some(stream.get_ref().1),
+        }
     }
 
     fn note(&mut self, message: &Message) -> Result<(), RawError> {
@@ -355,7 +425,13 @@ impl RawClient {
     }
 
     async fn fill(&mut self) -> Result<(), RawError> {
-        match timeout(RECEIVE_MAX, self.stream.read_buf(&mut self.input)).await {
+        let read = async {
+            match &mut self.stream {
+                Socket::Plain(stream) => stream.read_buf(&mut self.input).await,
+                Socket::Tls(stream) => stream.read_buf(&mut self.input).await,
+            }
+        };
+        match timeout(RECEIVE_MAX, read).await {
             Err(_) => Err(RawError::Silent),
             Ok(Ok(0)) => Err(RawError::Closed),
             Ok(Ok(_)) => Ok(()),

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tenantry_router::config::{ClientTls, ServerTls};
+
 use super::reader::Reader;
 use super::value::{ByteSize, LogFormat, Period, PgUrl};
 use crate::exit::Failure;
@@ -142,11 +144,32 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
             default.operator_connections_max,
         ),
         clients_max: reader.value("router.clients_max", default.clients_max),
+        clients_unauthenticated_max: reader.value(
+            "router.clients_unauthenticated_max",
+            default.clients_unauthenticated_max,
+        ),
+        connection_rate_max: reader
+            .value("router.connection_rate_max", default.connection_rate_max),
+        login_failure_rate_max: reader.value(
+            "router.login_failure_rate_max",
+            default.login_failure_rate_max,
+        ),
         statements_per_server_max: reader.value(
             "router.statements_per_server_max",
             default.statements_per_server_max,
         ),
         message_bytes_max: size(reader, "router.message_size_max", default.message_bytes_max),
+        client_tls: ClientTls {
+            sslmode: reader.value("router.client_tls_sslmode", default.client_tls.sslmode),
+            cert_file: reader.path("router.client_tls_cert_file"),
+            key_file: reader.path("router.client_tls_key_file"),
+            ca_file: reader.path("router.client_tls_ca_file"),
+            sni_suffix: reader.optional("router.client_tls_sni_suffix"),
+        },
+        server_tls: ServerTls {
+            sslmode: reader.value("router.server_tls_sslmode", default.server_tls.sslmode),
+            ca_file: reader.path("router.server_tls_ca_file"),
+        },
         timeouts: timeouts(reader, default.timeouts),
         catalog_url: default.catalog_url,
         secrets_file: default.secrets_file,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
+use tenantry_router::config::{ClientSslMode, ServerSslMode};
 
 /// A kind of value: how it is written, and how `config check` shows it.
 pub(crate) trait SettingValue: Sized {
@@ -21,6 +22,7 @@ macro_rules! setting_from_str {
         $(impl SettingValue for $type {
             fn parse(text: &str) -> Result<Self, String> {
                 text.parse()
+                    .map_err(|error: <Self as FromStr>::Err| error.to_string())
             }
 
             fn shown(&self) -> String {
@@ -30,7 +32,7 @@ macro_rules! setting_from_str {
     };
 }
 
-setting_from_str!(Period, ByteSize, LogFormat);
+setting_from_str!(Period, ByteSize, LogFormat, ClientSslMode, ServerSslMode);
 
 macro_rules! setting_integer {
     ($($type:ty),+ $(,)?) => {

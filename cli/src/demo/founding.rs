@@ -57,7 +57,10 @@ pub(super) fn write_secrets(place: &Place, servers: &Servers) -> Result<SecretsF
         .iter()
         .map(|(plan, _)| (plan.name.clone(), ShardSecrets::generate()))
         .collect();
-    let secrets = SecretsFile { shards };
+    let secrets = SecretsFile {
+        shards,
+        ..SecretsFile::generate()
+    };
     secrets
         .save(place.secrets())
         .explain(|| "the secrets cannot be written".to_owned())?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime;
 
-use super::Config;
+use super::{ClientSslMode, Config, ServerSslMode};
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +119,18 @@ settings! {
     Live "router.pool_queue_max" = pool_queue_max;
     Live "router.operator_connections_max" = operator_connections_max;
     Live "router.clients_max" = clients_max;
+    Live "router.clients_unauthenticated_max" = clients_unauthenticated_max;
+    Live "router.connection_rate_max" = connection_rate_max;
+    Live "router.login_failure_rate_max" = login_failure_rate_max;
     Restart "router.statements_per_server_max" = statements_per_server_max;
     Restart "router.message_size_max" = message_bytes_max;
+    Live "router.client_tls_sslmode" = client_tls.sslmode;
+    Live "router.client_tls_cert_file" = client_tls.cert_file;
+    Live "router.client_tls_key_file" = client_tls.key_file;
+    Live "router.client_tls_ca_file" = client_tls.ca_file;
+    Live "router.client_tls_sni_suffix" = client_tls.sni_suffix;
+    Live "router.server_tls_sslmode" = server_tls.sslmode;
+    Live "router.server_tls_ca_file" = server_tls.ca_file;
     Live "router.login_timeout" = timeouts.login;
     Live "router.query_wait_timeout" = timeouts.query_wait;
     Live "router.server_connect_timeout" = timeouts.server_connect;
@@ -150,7 +160,7 @@ macro_rules! shown_as_text {
     };
 }
 
-shown_as_text!(SocketAddr, u16, usize, bool);
+shown_as_text!(SocketAddr, u16, usize, bool, ClientSslMode, ServerSslMode);
 
 impl Shown for String {
     /// A URI loses its user information and its query, either of which may hold a password; a

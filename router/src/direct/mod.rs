@@ -119,7 +119,7 @@ impl Opened {
         output.extend_from_slice(&self.server.greeting);
         self.server.greeting = BytesMut::new();
         let slot = &registration.slot;
-        backend::put_backend_key_data(output, slot.pid(), slot.secret());
+        backend::put_backend_key_data(output, slot.pid(), slot.key());
         backend::put_ready(output, TxStatus::Idle);
     }
 }

@@ -15,6 +15,7 @@ use super::{Pool, PoolLimits};
 use crate::activity::Activity;
 use crate::error::Refusal;
 use crate::server::ServerLogin;
+use crate::tls::Shards;
 
 /// All pools of this router.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Pools {
     limits: Arc<ArcSwap<PoolLimits>>,
     statements_max: usize,
     activity: Arc<Activity>,
+    tls: Arc<Shards>,
     pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
     /// When the secrets file was last written, as far as is known.
     secrets_written: Mutex<Option<SystemTime>>,
@@ -34,8 +36,10 @@ impl Pools {
         limits: PoolLimits,
         statements_max: usize,
         activity: Arc<Activity>,
+        tls: Arc<Shards>,
     ) -> Self {
         Self {
+            tls,
             limits: Arc::new(ArcSwap::from_pointee(limits)),
             statements_max,
             activity,
@@ -62,17 +66,18 @@ impl Pools {
 
     /// After a rotation of a shard's key or password, sessions get a new pool for it; connections
     /// of the old one serve until their leases end. Other shards notice nothing.
-    pub(crate) fn renew_if_rotated(&self) {
+    /// Answers what the file says now if it has changed.
+    pub(crate) fn renew_if_rotated(&self) -> Option<SecretsFile> {
         let now = written(&self.secrets_file);
         let mut known = self.secrets_written.lock();
         if now.is_none() || *known == now {
-            return;
+            return None;
         }
         let secrets = match SecretsFile::load(&self.secrets_file) {
             Ok(secrets) => secrets,
             Err(error) => {
                 tracing::warn!(%error, "the secrets file has changed and cannot be read");
-                return;
+                return None;
             }
         };
         *known = now;
@@ -86,6 +91,7 @@ impl Pools {
             }
             same
         });
+        Some(secrets)
     }
 
     fn login(&self, shard: &Arc<Shard>) -> Result<ServerLogin, Refusal> {
@@ -118,6 +124,7 @@ impl Pools {
             user: user.to_owned(),
             password: password(&secrets.passwords).expose().to_owned(),
             guard: secrets.guard.current.clone(),
+            tls: Arc::clone(&self.tls),
             statements_max: self.statements_max,
             activity: Arc::clone(&self.activity),
         })

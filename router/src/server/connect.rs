@@ -13,10 +13,12 @@ use tenantry_schema::shard::Shard;
 use tenantry_wire::backend::{self, Authentication, ErrorFields, TxStatus};
 use tenantry_wire::frame::{LARGE_MESSAGE_LIMIT, Message};
 use tenantry_wire::frontend;
-use tenantry_wire::scram::{ChannelBinding, ClientExchange, SCRAM_SHA_256, Step};
+use tenantry_wire::scram::{
+    ChannelBinding, ClientExchange, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Step,
+};
 use tenantry_wire::startup::ProtocolVersion;
 use tenantry_wire::tag::backend as tag;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -24,9 +26,11 @@ use super::{
     BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
 };
 use crate::activity::{Activity, ServerGuard, ServerOrigin};
+use crate::config::ServerSslMode;
 use crate::session::Settings;
 use crate::socket::prepare_socket;
 use crate::stream::Stream;
+use crate::tls::{Opened, ShardTlsError, Shards};
 
 /// How to log in to one shard.
 #[derive(Clone)]
@@ -35,6 +39,7 @@ pub(crate) struct ServerLogin {
     pub(crate) user: String,
     pub(crate) password: String,
     pub(crate) guard: GuardKey,
+    pub(crate) tls: Arc<Shards>,
     pub(crate) statements_max: usize,
     /// Where its connections are listed.
     pub(crate) activity: Arc<Activity>,
@@ -73,6 +78,8 @@ pub(crate) enum ConnectError {
         #[source]
         source: io::Error,
     },
+    #[error("the connection is not encrypted as it should be")]
+    Tls(#[from] ShardTlsError),
     #[error("the connection broke during login")]
     Broken(#[source] io::Error),
     #[error("the server closed the connection during login")]
@@ -167,10 +174,42 @@ pub(crate) async fn open_unguarded(
     })
 }
 
+/// A connection that is encrypted as `server_tls_sslmode` says.
+async fn encrypted(login: &ServerLogin) -> Result<(SocketAddr, Opened), ConnectError> {
+    let host = &login.shard.address.host;
+    let (peer, socket) = reach(login).await?;
+    match login.tls.open(socket, host).await {
+        // As libpq's `prefer`: a server whose TLS does not work may still do without.
+        Err(ShardTlsError::Handshake(error)) if login.tls.mode() == ServerSslMode::Prefer => {
+            tracing::debug!(shard = %login.shard.name, %error, "going on without TLS");
+            let (peer, socket) = reach(login).await?;
+            Ok((peer, Opened::plain(socket)))
+        }
+        opened => Ok((peer, opened?)),
+    }
+}
+
+async fn reach(login: &ServerLogin) -> Result<(SocketAddr, TcpStream), ConnectError> {
+    let address = &login.shard.address;
+    let socket = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(|source| ConnectError::Unreachable {
+            address: format!("{}:{}", address.host, address.port),
+            source,
+        })?;
+    prepare_socket(&socket).map_err(ConnectError::Broken)?;
+    let peer = socket.peer_addr().map_err(ConnectError::Broken)?;
+    Ok((peer, socket))
+}
+
 struct Opening {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     stream: Stream,
+    /// What SCRAM can bind to.
+    end_point: Option<Vec<u8>>,
+    /// How cancel requests to this server are encrypted.
+    cancel_tls: Option<(Arc<Shards>, Arc<str>)>,
     input: BytesMut,
     output: BytesMut,
     key: Option<BackendKey>,
@@ -179,18 +218,17 @@ struct Opening {
 
 impl Opening {
     async fn connect(login: &ServerLogin) -> Result<Self, ConnectError> {
-        let address = &login.shard.address;
-        let socket = TcpStream::connect((address.host.as_str(), address.port))
-            .await
-            .map_err(|source| ConnectError::Unreachable {
-                address: format!("{}:{}", address.host, address.port),
-                source,
-            })?;
-        prepare_socket(&socket).map_err(ConnectError::Broken)?;
+        let (peer, opened) = encrypted(login).await?;
+        let is_encrypted = matches!(opened.stream, Stream::Tls(_));
         Ok(Self {
-            peer: socket.peer_addr().map_err(ConnectError::Broken)?,
-            local: socket.local_addr().ok(),
-            stream: Stream::Plain(socket),
+            local: opened.stream.local_addr().ok(),
+            peer,
+            cancel_tls: is_encrypted.then(|| {
+                let host = login.shard.address.host.as_str();
+                (Arc::clone(&login.tls), Arc::from(host))
+            }),
+            stream: opened.stream,
+            end_point: opened.end_point,
             input: BytesMut::with_capacity(8 << 10),
             output: BytesMut::new(),
             key: None,
@@ -213,7 +251,7 @@ impl Opening {
     }
 
     async fn authenticate(&mut self, password: &str) -> Result<(), ConnectError> {
-        let mut exchange = ClientExchange::new(password, ChannelBinding::Unavailable);
+        let mut exchange = None;
         let mut proved = false;
         loop {
             let message = self.receive().await?;
@@ -222,26 +260,43 @@ impl Opening {
             }
             match Authentication::decode(message.body()).map_err(protocol)? {
                 Authentication::Ok if proved => return Ok(()),
-                Authentication::Sasl(mechanisms)
-                    if mechanisms.contains(&SCRAM_SHA_256.as_bytes()) =>
-                {
-                    let first = exchange.start();
-                    frontend::put_sasl_initial(&mut self.output, SCRAM_SHA_256, Some(&first));
+                Authentication::Sasl(offered) => {
+                    let (mechanism, binding) = self
+                        .mechanism(&offered)
+                        .ok_or(ConnectError::Authentication)?;
+                    let started = exchange.insert(ClientExchange::new(password, binding));
+                    let first = started.start();
+                    frontend::put_sasl_initial(&mut self.output, mechanism, Some(&first));
                     self.send().await?;
                 }
-                Authentication::SaslContinue(data) => match exchange.step(data) {
+                Authentication::SaslContinue(data) => match step(&mut exchange, data)? {
                     Step::Continue(reply) => {
                         frontend::put_sasl_response(&mut self.output, &reply);
                         self.send().await?;
                     }
                     _ => return Err(ConnectError::Scram),
                 },
-                Authentication::SaslFinal(data) => match exchange.step(data) {
+                Authentication::SaslFinal(data) => match step(&mut exchange, data)? {
                     Step::Success(_) => proved = true,
                     _ => return Err(ConnectError::Scram),
                 },
                 _ => return Err(ConnectError::Authentication),
             }
+        }
+    }
+
+    /// The best of the mechanisms on offer. Over TLS the exchange tells the server that binding was possible, so that
+    /// nobody in between can have hidden the offer.
+    fn mechanism(&self, offered: &[&[u8]]) -> Option<(&'static str, ChannelBinding)> {
+        let offers = |mechanism: &str| offered.contains(&mechanism.as_bytes());
+        match &self.end_point {
+            Some(hash) if offers(SCRAM_SHA_256_PLUS) => Some((
+                SCRAM_SHA_256_PLUS,
+                ChannelBinding::ServerEndPoint(hash.clone()),
+            )),
+            Some(_) if offers(SCRAM_SHA_256) => Some((SCRAM_SHA_256, ChannelBinding::Offered)),
+            None if offers(SCRAM_SHA_256) => Some((SCRAM_SHA_256, ChannelBinding::Unavailable)),
+            _ => None,
         }
     }
 
@@ -264,6 +319,7 @@ impl Opening {
         let data = backend::backend_key_data(message.body()).map_err(protocol)?;
         self.key = Some(BackendKey {
             address: self.peer,
+            tls: self.cancel_tls.clone(),
             pid: data.pid,
             secret: data.key.to_vec(),
         });
@@ -375,6 +431,12 @@ impl Opening {
     }
 }
 
+/// The next step of an exchange that must have begun.
+fn step(exchange: &mut Option<ClientExchange>, data: &[u8]) -> Result<Step, ConnectError> {
+    let exchange = exchange.as_mut().ok_or(ConnectError::Authentication)?;
+    Ok(exchange.step(data))
+}
+
 fn protocol(error: impl std::fmt::Display) -> ConnectError {
     ConnectError::Protocol(error.to_string())
 }
@@ -403,11 +465,29 @@ pub(crate) async fn send_cancel(key: &BackendKey) -> io::Result<()> {
 }
 
 async fn deliver_cancel(key: &BackendKey) -> io::Result<()> {
-    let mut socket = TcpStream::connect(key.address).await?;
+    let socket = TcpStream::connect(key.address).await?;
+    let mut stream = match &key.tls {
+        None => Stream::Plain(socket),
+        // The key is a secret: it travels as the session's bytes do.
+        Some((tls, host)) => match tls.open(socket, host).await.map_err(io::Error::other)? {
+            Opened {
+                stream: stream @ Stream::Tls(_),
+                ..
+            } => stream,
+            Opened { .. } => return Err(io::Error::other(ShardTlsError::Refused)),
+        },
+    };
     let mut request = BytesMut::new();
     frontend::put_cancel_request(&mut request, key.pid, &key.secret);
-    socket.write_all(&request).await?;
+    stream.send(&request).await?;
     let mut rest = [0_u8; 16];
-    while socket.read(&mut rest).await? > 0 {}
-    Ok(())
+    loop {
+        match stream.read(&mut rest).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // PostgreSQL closes without TLS's own goodbye.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod exchange;
 mod prepared;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
@@ -20,6 +21,7 @@ pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source
 use crate::activity::ServerGuard;
 use crate::session::Settings;
 use crate::stream::Stream;
+use crate::tls::Shards;
 
 /// Name of the statement that binds a tenant; prepared when the connection opens.
 pub(crate) const BIND_STATEMENT: &str = "_tenantry_bind";
@@ -27,9 +29,11 @@ pub(crate) const BIND_STATEMENT: &str = "_tenantry_bind";
 pub(crate) const BIND_TEXT: &str = "SELECT pg_catalog.set_config('tenantry.tenant', $1, false)";
 
 /// What a cancel request to this connection must carry, and where it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct BackendKey {
     pub(crate) address: std::net::SocketAddr,
+    /// How a request is encrypted if the session is, and the host that the server's certificate is for.
+    pub(crate) tls: Option<(Arc<Shards>, Arc<str>)>,
     pub(crate) pid: i32,
     pub(crate) secret: Vec<u8>,
 }

@@ -55,6 +55,7 @@ fn link() -> Link {
         state: ServerState {
             key: BackendKey {
                 address: ([127, 0, 0, 1], 1).into(),
+                tls: None,
                 pid: 1,
                 secret: vec![0; 4],
             },

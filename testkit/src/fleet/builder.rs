@@ -11,6 +11,7 @@ use tenantry_schema::tenant::TenantKey;
 use tenantry_shard_agent::bootstrap;
 
 use super::{CATALOG_DATABASE, Fleet, FleetShard};
+use crate::tls::Certificate;
 
 /// What a fleet is to consist of; [`FleetBuilder::start`] brings it up.
 #[derive(Debug, Clone)]
@@ -22,6 +23,7 @@ pub struct FleetBuilder {
     tenants: usize,
     agent: bool,
     server_settings: Vec<(String, String)>,
+    certificate: Option<Certificate>,
 }
 
 impl Default for FleetBuilder {
@@ -34,6 +36,7 @@ impl Default for FleetBuilder {
             tenants: 0,
             agent: true,
             server_settings: Vec::new(),
+            certificate: None,
         }
     }
 }
@@ -89,6 +92,13 @@ impl FleetBuilder {
         self
     }
 
+    /// Every server encrypts with this certificate.
+    #[must_use]
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
     /// Starts the servers, makes the databases shards, starts the agent, creates the tenants and waits until they
     /// are active.
     ///
@@ -136,6 +146,10 @@ impl FleetBuilder {
             .fold(ServerOptions::throwaway(), |options, (name, value)| {
                 options.setting(name, value)
             });
+        let options = match &self.certificate {
+            Some(own) => options.tls(&own.certificate, &own.private_key),
+            None => options,
+        };
         Ok(start_many(vec![options; count]).await?)
     }
 
