@@ -99,6 +99,47 @@ async fn what_extended_protocol_sets_is_the_sessions_own() {
 }
 
 #[tokio::test]
+async fn transactions_begin_with_the_modes_of_their_own_client() {
+    let setup = one_connection().await;
+    let mut a = setup.raw_for(0).await;
+    let mut b = setup.raw_for(1).await;
+    let set = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE";
+    assert_eq!(error_of(&a.query(set).await.unwrap()), None);
+    let modes = "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'), \
+                 current_setting('transaction_deferrable')";
+    let row = |values: [&str; 3]| vec![values.map(|value| Some(value.to_owned())).to_vec()];
+    let (as_set, as_connected) = (
+        row(["serializable", "on", "on"]),
+        row(["read committed", "off", "off"]),
+    );
+    let named = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE";
+    // After a rollback the router does not know what is set on the connection.
+    for end in ["COMMIT", "ROLLBACK"] {
+        for begin in ["BEGIN", "BEGIN; SAVEPOINT s", named] {
+            for (client, wanted) in [(&mut a, &as_set), (&mut b, &as_connected)] {
+                // A transaction of its own first: nothing precedes it on this connection but the other client's.
+                assert_eq!(rows_of(&client.query(modes).await.unwrap()), *wanted);
+            }
+            for (client, wanted, deferrable) in
+                [(&mut a, &as_set, "on"), (&mut b, &as_connected, "off")]
+            {
+                client.query(begin).await.unwrap();
+                let wanted = match begin == named {
+                    true => row(["repeatable read", "off", deferrable]),
+                    false => wanted.clone(),
+                };
+                assert_eq!(
+                    rows_of(&client.query(modes).await.unwrap()),
+                    wanted,
+                    "{begin}"
+                );
+                assert_eq!(error_of(&client.query(end).await.unwrap()), None);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_role_is_left_on_a_connection() {
     let setup = one_connection().await;
     let mut a = setup.raw_for(0).await;

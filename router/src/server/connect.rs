@@ -114,6 +114,7 @@ const STARTUP_SETTINGS: &[(&str, &str)] = &[
     ("row_security", "on"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
     ("application_name", "tenantry-router"),
     // A statement whose router has left it ends: a cancel request can arrive before the statement,
     // and a router that was killed sends none.

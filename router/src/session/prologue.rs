@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tenantry_schema::guard;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::frontend::{self, Format, TargetKind};
-use tenantry_wire::sql::{self, Isolation, Kind};
+use tenantry_wire::sql::{self, Isolation, Kind, TransactionModes, quote_literal};
 
 use super::expect::Expect;
+use super::state::Assigned;
 use super::{Session, Settings, Tx};
 use crate::server::{BIND_STATEMENT, Bound, Link, Prepared, PreparedKey, ServerState, Source};
 
@@ -23,6 +24,9 @@ impl Session {
         }
         let before = server.output.len();
         self.commit_bind(server);
+        if matches!(self.tx, Tx::Idle) && self.is_outside() {
+            self.begin_as_set(server, TransactionModes::default());
+        }
         self.open_transaction(server);
         self.leave_copy_role(server);
         self.apply_settings(server);
@@ -40,10 +44,7 @@ impl Session {
         let wanted = Bound::Known(tenant);
         let falls_well =
             server.state.fallback == Bound::Known(None) || server.state.fallback == wanted;
-        let outside = matches!(self.tx, Tx::Idle | Tx::Deferred { .. })
-            && !self.batch.forwarded
-            && !self.sync_owed;
-        if server.state.bound == wanted || falls_well || !outside {
+        if server.state.bound == wanted || falls_well || !self.is_outside() {
             return;
         }
         self.put_bound(server, tenant);
@@ -52,6 +53,13 @@ impl Session {
             tenant,
             failed: false,
         });
+    }
+
+    /// Whether the server is in no transaction, nor in the middle of a batch.
+    fn is_outside(&self) -> bool {
+        matches!(self.tx, Tx::Idle | Tx::Deferred { .. })
+            && !self.batch.forwarded
+            && !self.sync_owed
     }
 
     /// Whether a statement must wait for a ReadyForQuery that is on order.
@@ -83,12 +91,58 @@ impl Session {
         for text in &prologue {
             let prepared = self.internal(text);
             self.run_hidden_prepared(server, &prepared);
+            if let Kind::Begin(modes) = sql::classify(text.as_bytes(), self.scs()) {
+                self.begin_as_set(server, modes);
+            }
         }
         let restartable = self.state.tenant().is_none() && !self.keeps_snapshot(&prologue);
         self.tx = Tx::Open {
             prologue,
             restartable,
         };
+    }
+
+    /// Gives the transaction that has just begun the modes that the client's settings ask for, but
+    /// for those that BEGIN named.
+    ///
+    /// A transaction takes its modes from `default_transaction_…` as it begins, and the client's
+    /// values come later, inside of it. Plain SET, because SET TRANSACTION and SET LOCAL warn
+    /// outside a block; before any query, after which the isolation level cannot change.
+    fn begin_as_set(&mut self, server: &mut Link, named: TransactionModes) {
+        let wanted = self.state.settings();
+        let applied = server.state.applied.as_ref();
+        if applied.is_some_and(|applied| applied.hash() == wanted.hash()) {
+            return;
+        }
+        let modes = [
+            ("isolation", "read committed", named.isolation.is_some()),
+            ("read_only", "off", named.read_only.is_some()),
+            ("deferrable", "off", named.deferrable.is_some()),
+        ];
+        let mut texts = Vec::new();
+        for (mode, at_connect, is_named) in modes {
+            let setting = format!("default_transaction_{mode}");
+            let value = |settings: &Settings| match settings.get(&setting) {
+                Some(Assigned::Value(value)) => Some(value.clone()),
+                // No mode has a special form.
+                Some(Assigned::Tail(_)) => None,
+                None => Some(at_connect.to_owned()),
+            };
+            let before = applied.and_then(value);
+            if let Some(value) = value(wanted)
+                && !is_named
+                && before.as_ref() != Some(&value)
+            {
+                texts.push(format!(
+                    "SET transaction_{mode} = {}",
+                    quote_literal(&value)
+                ));
+            }
+        }
+        for text in texts {
+            let prepared = self.internal(&text);
+            self.run_hidden_prepared(server, &prepared);
+        }
     }
 
     /// Whether the transaction sees one snapshot throughout, which cannot be had again elsewhere.

@@ -291,6 +291,9 @@ impl Operand {
             (Self::Fit(Arg::Param(number)), Cast::Typed(param_type)) => {
                 return Ok(Self::Typed(number, param_type));
             }
+            (Self::Fit(Arg::Literal(text)), Cast::Typed(param_type)) => {
+                return number_of(text.trim_ascii(), param_type).map(Self::Number);
+            }
             (Self::Fit(Arg::Null), _) => Arg::Null,
             (Self::Fit(arg @ (Arg::Param(_) | Arg::Literal(_))), Cast::Text)
             | (Self::Fit(arg @ (Arg::Param(_) | Arg::Bool(_))), Cast::Bool) => arg,
@@ -305,7 +308,17 @@ impl Operand {
     }
 }
 
-/// A constant or parameter with its casts.
+/// The text as an integer of the type; anything else but plain digits is left to PostgreSQL.
+fn number_of(text: &str, number_type: ParamType) -> Parsed<i64> {
+    let number = match number_type {
+        ParamType::Integer => text.parse::<i32>().ok().map(i64::from),
+        ParamType::Bigint => text.parse().ok(),
+        ParamType::Uuid => None,
+    };
+    number.ok_or(Refusal::Malformed)
+}
+
+/// The constant or parameter that an argument is.
 fn constant(cursor: &mut Cursor<'_>) -> Parsed<Arg> {
     match operand(cursor)? {
         Operand::Fit(arg) => Ok(arg),
@@ -324,10 +337,32 @@ fn cast(cursor: &mut Cursor<'_>) -> Parsed<Arg> {
     }
 }
 
+/// A constant or parameter, with parentheses and casts around it.
 fn operand(cursor: &mut Cursor<'_>) -> Parsed<Operand> {
+    // Counted and not recursed into: a client may write any number of them.
+    let mut open = 0_usize;
+    while cursor.punct(b'(') {
+        open += 1;
+    }
+    let mut operand = atom(cursor)?;
+    loop {
+        while cursor.type_cast() {
+            operand = operand.cast(type_name(cursor)?)?;
+        }
+        if open == 0 {
+            return Ok(operand);
+        }
+        if !cursor.punct(b')') {
+            return Err(Refusal::Malformed);
+        }
+        open -= 1;
+    }
+}
+
+fn atom(cursor: &mut Cursor<'_>) -> Parsed<Operand> {
     let token = cursor.peek().ok_or(Refusal::Malformed)?;
     let raw = std::str::from_utf8(cursor.slice(token)).map_err(|_| Refusal::NotUtf8)?;
-    let mut operand = match token.kind {
+    Ok(match token.kind {
         TokenKind::Param => {
             cursor.bump();
             let number = raw.get(1..).and_then(|digits| digits.parse().ok());
@@ -341,11 +376,7 @@ fn operand(cursor: &mut Cursor<'_>) -> Parsed<Operand> {
         _ if cursor.keyword("true") => Operand::Fit(Arg::Bool(true)),
         _ if cursor.keyword("false") => Operand::Fit(Arg::Bool(false)),
         _ => Operand::Fit(Arg::Literal(cursor.string()?)),
-    };
-    while cursor.type_cast() {
-        operand = operand.cast(type_name(cursor)?)?;
-    }
-    Ok(operand)
+    })
 }
 
 fn type_name(cursor: &mut Cursor<'_>) -> Parsed<Cast> {

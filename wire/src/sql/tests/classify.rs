@@ -419,6 +419,23 @@ fn set_config_alone_is_read_with_its_arguments() {
             "select set_config('tenantry.tenant', 7::text, true)",
             set_call(tenant(), literal("7"), Arg::Bool(true)),
         ),
+        // As PostgreSQL's JDBC driver writes parameters into the text.
+        (
+            "select set_config(('tenantry.tenant'), (('7')::text), ('t')::bool)",
+            set_call(tenant(), literal("7"), Arg::Bool(true)),
+        ),
+        (
+            "select set_config('tenantry.tenant', ('7'::int8)::text, (true))",
+            set_call(tenant(), literal("7"), Arg::Bool(true)),
+        ),
+        (
+            "select set_config('tenantry.tenant', ('x'::int8)::text, true)",
+            set_call(tenant(), Arg::Other, Arg::Bool(true)),
+        ),
+        (
+            "select set_config('tenantry.tenant', ('7', '8'), true)",
+            set_call(tenant(), Arg::Other, Arg::Bool(true)),
+        ),
         (
             "select set_config('tenantry.tenant', null, true)",
             set_call(tenant(), Arg::Null, Arg::Bool(true)),
