@@ -7,7 +7,7 @@ import sys
 
 import asyncpg
 
-from checks import NEW_ORDER, NEW_STORE, SEEN, Checks, Failure, Fleet, expect
+from checks import NEW_ORDER, NEW_STORE, SEEN, Checks, Failure, Fleet, documented, expect
 
 check = Checks("asyncpg")
 RUN = os.urandom(4).hex()
@@ -41,6 +41,51 @@ async def expect_error(state, action):
         expect(error.sqlstate, state, f"SQLSTATE of {error}")
         return error
     raise Failure(f"no error {state}")
+
+
+async def tenants_of(connection):
+    return await connection.fetchval("SELECT array_agg(DISTINCT tenant_id) FROM stores")
+
+
+@check("the documented URLs")
+async def _(fleet):
+    service, *named = documented("asyncpg")["urls"]
+    connection = await asyncpg.connect(service)
+    async with connection.transaction():
+        await bind(connection, fleet.a)
+        expect(await tenants_of(connection), [int(fleet.a)])
+    await connection.close()
+    expect(len(named) > 0, True, "URLs that name a tenant")
+    for url in named:
+        connection = await asyncpg.connect(url)
+        expect(await tenants_of(connection), [int(fleet.b)], url)
+        await connection.close()
+
+
+@check("the role of a tenant sees its own and cannot act for another")
+async def _(fleet):
+    connection = await asyncpg.connect(fleet.tenant_role_url)
+    expect(await tenants_of(connection), [int(fleet.a)])
+    await expect_error("42501", connection.execute(f"SET tenantry.tenant = '{fleet.b}'"))
+    expect(await tenants_of(connection), [int(fleet.a)])
+    await connection.close()
+
+
+@check("another tenant's rows can be neither written nor reached by their id")
+async def _(fleet):
+    connection = await asyncpg.connect(fleet.url)
+    async with connection.transaction():
+        await bind(connection, fleet.a)
+        [order] = await make_orders(connection, email("foreign"))
+    transaction = connection.transaction()
+    await transaction.start()
+    await bind(connection, fleet.b)
+    expect(await connection.execute("UPDATE orders SET total = 0 WHERE id = $1", order["id"]), "UPDATE 0")
+    expect(await connection.fetch("SELECT * FROM orders WHERE id = $1", order["id"]), [])
+    foreign = "INSERT INTO stores (tenant_id, name, email) VALUES ($1, 'x', 'x')"
+    await expect_error("42501", connection.execute(foreign, int(fleet.a)))
+    await transaction.rollback()
+    await connection.close()
 
 
 @check("two tenants over one pooled connection by SET LOCAL see only their own orders")

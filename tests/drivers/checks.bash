@@ -1,4 +1,5 @@
-# What the shell's checks share. Sourced by scripts that set `driver` first and are given the demo's demo.json.
+# What the shell's checks share. Sourced by scripts that set `driver` first and are given the demo's demo.json and
+# what documented.py wrote for it.
 
 set -uo pipefail
 
@@ -21,6 +22,10 @@ b=$(python3 -c 'import json, sys
 with open(sys.argv[1]) as file:
     tenants = json.load(file)["tenants"]
 print(next(t["id"] for t in tenants if t["shard"] != tenants[0]["shard"]))' "$demo")
+# What docs/drivers.md tells the users of libpq: the first URL names no tenant, the others name b.
+mapfile -t documented < <(python3 -c 'import json, sys
+with open(sys.argv[1]) as file:
+    print(*json.load(file)["psql and pgbench"]["urls"], sep="\n")' "$2")
 run=$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

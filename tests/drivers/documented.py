@@ -3,7 +3,8 @@
 Of each section the blocks of code in the languages `urls` (a list of lines) and `settings` (text). The first URL of a section
 names no tenant; the others name the tenant 17, which becomes a tenant of the demo.
 
-usage: documented.py DEMO.JSON DRIVERS.MD
+usage: documented.py DEMO.JSON DRIVERS.MD [--properties DRIVER]
+With --properties: the fleet and the URLs of one driver as lines of `key=value`, for a program that reads no JSON.
 """
 
 import json
@@ -35,5 +36,31 @@ def documented(fleet, text):
     return drivers
 
 
-with open(sys.argv[2], encoding="utf-8") as file:
-    print(json.dumps(documented(Fleet(sys.argv[1]), file.read()), indent=1))
+def properties(fleet, urls):
+    service = urlsplit(fleet.url)
+    pairs = {
+        "host": service.hostname,
+        "port": service.port,
+        "database": service.path[1:],
+        "user": service.username,
+        "password": service.password,
+        "tenant_role": urlsplit(fleet.tenant_role_url).username,
+        "a": fleet.a,
+        "b": fleet.b,
+        "tenants": ",".join(fleet.tenants),
+    }
+    pairs |= {f"url.{index}": url for index, url in enumerate(urls)}
+    return "\n".join(f"{key}={value}" for key, value in pairs.items())
+
+
+def main(demo, page, *driver):
+    fleet = Fleet(demo)
+    with open(page, encoding="utf-8") as file:
+        found = documented(fleet, file.read())
+    if driver[:1] == ("--properties",):
+        print(properties(fleet, found[driver[1]]["urls"]))
+    else:
+        print(json.dumps(found, indent=1))
+
+
+main(*sys.argv[1:])

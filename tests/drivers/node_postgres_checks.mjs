@@ -49,6 +49,58 @@ async function onlyOwn(client, tenant, address, count) {
   assert.deepEqual(rows, [{ tenants: [tenant], own: count }]);
 }
 
+const tenantsOf = async (client) =>
+  (await client.query('SELECT DISTINCT tenant_id FROM stores')).rows.map((row) => row.tenant_id);
+
+check('the documented URLs', async () => {
+  const [service, ...named] = documented('node-postgres').urls;
+  await withClient(
+    (client) => inTransaction(client, a, async () => assert.deepEqual(await tenantsOf(client), [a])),
+    { connectionString: service },
+  );
+  assert.ok(named.length > 0);
+  for (const connectionString of named) {
+    await withClient(async (client) => assert.deepEqual(await tenantsOf(client), [b]), { connectionString });
+  }
+});
+
+check('the role of a tenant sees its own and cannot act for another', () =>
+  withClient(
+    async (client) => {
+      assert.deepEqual(await tenantsOf(client), [a]);
+      await assert.rejects(client.query(`SET tenantry.tenant = '${b}'`), { code: '42501' });
+      assert.deepEqual(await tenantsOf(client), [a]);
+    },
+    { connectionString: tenantRoleUrl },
+  ));
+
+check("another tenant's rows can be neither written nor reached by their id", () =>
+  withClient(async (client) => {
+    const { store } = await inTransaction(client, a, () => makeOrders(client, email('foreign'), 1));
+    await client.query('BEGIN');
+    await bind(client, b);
+    assert.equal((await client.query('SELECT FROM stores WHERE id = $1', [store])).rowCount, 0);
+    assert.equal((await client.query("UPDATE stores SET name = 'taken' WHERE id = $1", [store])).rowCount, 0);
+    const foreign = client.query("INSERT INTO stores (tenant_id, name, email) VALUES ($1, 'x', 'x')", [a]);
+    await assert.rejects(foreign, { code: '42501' });
+    await client.query('ROLLBACK');
+  }));
+
+check('a unique violation undone by a savepoint', () =>
+  withClient(async (client) => {
+    const address = email('savepoint');
+    for (const tenant of [a, b]) {
+      await inTransaction(client, tenant, async () => {
+        const { store } = await makeOrders(client, address, 1);
+        await client.query('SAVEPOINT again');
+        await assert.rejects(client.query(ORDER, [store, 1, address]), { code: '23505', table: 'orders' });
+        await client.query('ROLLBACK TO again');
+        await client.query(ORDER, [store, 2, address]);
+        await onlyOwn(client, tenant, address, 2);
+      });
+    }
+  }));
+
 check('two tenants over one pooled connection by SET LOCAL see only their own orders', async () => {
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   const address = email('set-local');

@@ -12,7 +12,7 @@ from psycopg.types.composite import CompositeInfo
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from checks import NEW_ORDER, NEW_STORE, SEEN, Checks, Failure, Fleet, expect
+from checks import NEW_ORDER, NEW_STORE, SEEN, Checks, Failure, Fleet, documented, expect
 
 check = Checks("psycopg")
 RUN = os.urandom(4).hex()
@@ -46,6 +46,30 @@ def expect_error(state, action):
         expect(error.sqlstate, state, f"SQLSTATE of {error}")
         return error
     raise Failure(f"no error {state}")
+
+
+def tenants_of(connection):
+    return connection.execute("SELECT array_agg(DISTINCT tenant_id) FROM stores").fetchone()[0]
+
+
+@check("the documented URLs")
+def _(fleet):
+    service, *named = documented("psycopg")["urls"]
+    with psycopg.connect(service) as connection:
+        bind(connection, fleet.a)
+        expect(tenants_of(connection), [int(fleet.a)])
+    expect(len(named) > 0, True, "URLs that name a tenant")
+    for url in named:
+        with psycopg.connect(url) as connection:
+            expect(tenants_of(connection), [int(fleet.b)], url)
+
+
+@check("the role of a tenant sees its own and cannot act for another")
+def _(fleet):
+    with psycopg.connect(fleet.tenant_role_url, autocommit=True) as connection:
+        expect(tenants_of(connection), [int(fleet.a)])
+        expect_error("42501", lambda: connection.execute(sql.SQL("SET tenantry.tenant = {}").format(fleet.b)))
+        expect(tenants_of(connection), [int(fleet.a)])
 
 
 @check("two tenants over one pooled connection by SET LOCAL see only their own orders")
@@ -109,6 +133,16 @@ def _(fleet):
         for number in range(150):
             with connection.transaction():
                 expect(connection.execute(f"SELECT {number} + %s", [1], prepare=True).fetchone(), (number + 1,))
+
+
+@check("one statement past the driver's threshold, for two tenants in turn")
+def _(fleet):
+    with psycopg.connect(fleet.url) as connection:
+        for _ in range(10):
+            for tenant in (fleet.a, fleet.b):
+                with connection.transaction():
+                    bind(connection, tenant)
+                    expect(tenants_of(connection), [int(tenant)])
 
 
 @check("SQL PREPARE, EXECUTE and DEALLOCATE")
@@ -296,6 +330,60 @@ def _(fleet):
             expect(connection.execute("SELECT 3").fetchone(), (3,))
 
 
+@check("a unique violation in a pipeline, and what was sent before and after it")
+def _(fleet):
+    address = email("pipeline-error")
+    with psycopg.connect(fleet.url) as connection:
+        for tenant in (fleet.a, fleet.b):
+            with connection.transaction():
+                bind(connection, tenant)
+                store = connection.execute(STORE, [address]).fetchone()[0]
+            try:
+                with connection.transaction(), connection.pipeline():
+                    bind(connection, tenant)
+                    for number in (1, 2, 1, 3):
+                        connection.execute(ORDER, [store, number, address])
+                raise Failure("no unique violation")
+            except psycopg.errors.UniqueViolation:
+                pass
+            expect(connection.info.transaction_status, pq.TransactionStatus.IDLE)
+            with connection.pipeline() as pipeline, connection.transaction():
+                bind(connection, tenant)
+                made = [connection.execute(ORDER, [store, number, address]) for number in (1, 2)]
+                pipeline.sync()
+                expect({cursor.fetchone()[1] for cursor in made}, {int(tenant)})
+                try:
+                    with connection.transaction():
+                        connection.execute(ORDER, [store, 1, address])
+                        pipeline.sync()
+                    raise Failure("no unique violation at the savepoint")
+                except psycopg.errors.UniqueViolation:
+                    pass
+                seen = connection.execute(ORDERS_SEEN, [address])
+                expect(seen.fetchone(), ([int(tenant)], 2), "what the tenant sees after the savepoint")
+
+
+@check("errors in a pipeline without a transaction undo their own batch only")
+def _(fleet):
+    address = email("pipeline-batches")
+    with psycopg.connect(fleet.url, autocommit=True) as connection:
+        for tenant in (fleet.a, fleet.b):
+            connection.execute(sql.SQL("SET tenantry.tenant = {}").format(tenant))
+            with connection.pipeline() as pipeline:
+                failed = 0
+                for broken in (False, True, False, True, False):
+                    try:
+                        connection.execute(STORE, [address])
+                        if broken:
+                            connection.execute("SELECT 1 / %s", [0])
+                        pipeline.sync()
+                    except psycopg.errors.DivisionByZero:
+                        failed += 1
+                expect(failed, 2)
+            row = connection.execute("SELECT array_agg(DISTINCT tenant_id), count(*) FROM stores WHERE name = %s", [address])
+            expect(row.fetchone(), ([int(tenant)], 3))
+
+
 @check("executemany, with and without results")
 def _(fleet):
     address = email("many")
@@ -368,6 +456,29 @@ def _(fleet):
             bind(connection, tenant)
             expect(connection.execute("SHOW tenantry.tenant").fetchone(), (tenant,))
             connection.rollback()
+
+
+@check("an asynchronous task that is cancelled ends its statement, and the pool goes on")
+def _(fleet):
+    async def sleep(pool, tenant):
+        async with pool.connection() as connection:
+            await connection.execute("SELECT set_config('tenantry.tenant', %s, true)", [tenant])
+            await connection.execute("SELECT pg_sleep(30)")
+
+    async def all_of_them():
+        async with AsyncConnectionPool(fleet.url, min_size=1, max_size=1) as pool:
+            for tenant in (fleet.a, fleet.b):
+                try:
+                    await asyncio.wait_for(sleep(pool, tenant), 0.3)
+                    raise Failure("no timeout")
+                except asyncio.TimeoutError:
+                    pass
+                async with pool.connection() as connection:
+                    await connection.execute("SELECT set_config('tenantry.tenant', %s, true)", [tenant])
+                    row = await (await connection.execute("SELECT array_agg(DISTINCT tenant_id) FROM stores")).fetchone()
+                    expect(row, ([int(tenant)],))
+
+    asyncio.run(all_of_them())
 
 
 @check("isolation level, read only, and what the driver asks at connect")
