@@ -119,6 +119,9 @@ impl Router {
             startups: Mutex::new(BTreeMap::new()),
             config: ArcSwap::from_pointee(config),
         };
+        router
+            .metrics
+            .certificate_expires(router.client_tls.current().not_after());
         match secrets {
             Ok(secrets) => router.adopt_secrets(&secrets),
             Err(error) => {

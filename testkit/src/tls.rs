@@ -60,11 +60,18 @@ impl Authority {
     /// # Errors
     /// No key can be made.
     pub fn signing_with(algorithm: &'static SignatureAlgorithm) -> anyhow::Result<Self> {
+        let key = KeyPair::generate_for(algorithm)?;
         let mut params = CertificateParams::new(Vec::new())?;
-        params.distinguished_name = named("test authority");
+        // OpenSSL looks for an issuer by its name first: each has its own.
+        let serial: u64 = key
+            .public_key_raw()
+            .iter()
+            .rev()
+            .take(7)
+            .fold(0, |number, byte| number << 8 | u64::from(*byte));
+        params.distinguished_name = named(&format!("test authority {serial:x}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate_for(algorithm)?;
         Ok(Self {
             issuer: CertifiedIssuer::self_signed(params, key)?,
         })
@@ -90,18 +97,19 @@ impl Authority {
     /// # Errors
     /// The name is no host name.
     pub fn server(&self, name: &str) -> anyhow::Result<Certificate> {
-        self.server_for(name, &[IpAddr::from(Ipv4Addr::LOCALHOST)])
+        self.server_for(&[name], &[IpAddr::from(Ipv4Addr::LOCALHOST)])
     }
 
-    /// A server's certificate for this name and these addresses.
+    /// A server's certificate for these names and addresses.
     ///
     /// # Errors
-    /// The name is no host name.
-    pub fn server_for(&self, name: &str, addresses: &[IpAddr]) -> anyhow::Result<Certificate> {
-        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+    /// A name is no host name.
+    pub fn server_for(&self, names: &[&str], addresses: &[IpAddr]) -> anyhow::Result<Certificate> {
+        let owned: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(owned)?;
         let addresses = addresses.iter().copied().map(SanType::IpAddress);
         params.subject_alt_names.extend(addresses);
-        params.distinguished_name = named(name);
+        params.distinguished_name = named(names.first().copied().unwrap_or_default());
         self.sign(&params)
     }
 

@@ -85,3 +85,55 @@ fn pss_hash(parameters: &Any) -> Option<Hash> {
 fn hash<D: Digest>(der: &[u8]) -> Vec<u8> {
     D::digest(der).to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Certificates that OpenSSL signed with its own key, `openssl req -x509`.
+    const RSA_SHA1: &[u8] = include_bytes!("testdata/rsa-sha1.der");
+    const RSA_SHA512: &[u8] = include_bytes!("testdata/rsa-sha512.der");
+    const PSS_SHA384: &[u8] = include_bytes!("testdata/pss-sha384.der");
+    const TWO_NAMES_SHA224: &[u8] = include_bytes!("testdata/two-names.der");
+    const ED25519: &[u8] = include_bytes!("testdata/ed25519.der");
+
+    #[test]
+    fn the_binding_has_the_hash_of_the_signature() {
+        let end_point = |der| facts(der).unwrap().end_point;
+        assert_eq!(end_point(RSA_SHA1), Some(Sha256::digest(RSA_SHA1).to_vec()));
+        assert_eq!(
+            end_point(RSA_SHA512),
+            Some(Sha512::digest(RSA_SHA512).to_vec())
+        );
+        assert_eq!(
+            end_point(PSS_SHA384),
+            Some(Sha384::digest(PSS_SHA384).to_vec())
+        );
+        assert_eq!(
+            end_point(TWO_NAMES_SHA224),
+            Some(Sha224::digest(TWO_NAMES_SHA224).to_vec())
+        );
+        assert_eq!(end_point(ED25519), None);
+    }
+
+    #[test]
+    fn a_common_name_is_one_name() {
+        let name = |der| facts(der).unwrap().common_name;
+        assert_eq!(name(PSS_SHA384).as_deref(), Some("pss-sha384"));
+        assert_eq!(name(TWO_NAMES_SHA224), None);
+        assert!(facts(RSA_SHA1).unwrap().not_after > 4_000_000_000);
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_not_read() {
+        assert_eq!(facts(b""), None);
+        assert_eq!(facts(&RSA_SHA1[..RSA_SHA1.len() - 1]), None);
+        for at in 0..RSA_SHA512.len() {
+            let mut damaged = RSA_SHA512.to_vec();
+            damaged[at] ^= 0xff;
+            // Whatever comes out, it does not panic.
+            let _ = facts(&damaged);
+        }
+    }
+}
