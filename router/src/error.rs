@@ -102,6 +102,8 @@ pub(crate) enum Refusal {
     LostRolledBack { shard: String },
     #[error("the server connection was lost before the outcome was known")]
     LostUnknown { shard: String },
+    #[error("the server connection that this session listened on was lost")]
+    SessionLost { shard: String },
     #[error("canceling statement due to user request")]
     Canceled,
     #[error("{what}")]
@@ -194,7 +196,7 @@ impl Refusal {
                 Overtime::IdleInTransaction => sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
                 Overtime::IdleClient => sqlstate::IDLE_SESSION_TIMEOUT,
             },
-            Self::Shutdown => sqlstate::ADMIN_SHUTDOWN,
+            Self::Shutdown | Self::SessionLost { .. } => sqlstate::ADMIN_SHUTDOWN,
             Self::Protocol { .. } => sqlstate::PROTOCOL_VIOLATION,
             Self::Startup { code, .. } => code,
             Self::Unsupported { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
@@ -240,6 +242,7 @@ impl Refusal {
             Self::ChannelBinding => "CHANNEL_BINDING",
             Self::LostRolledBack { .. } => "BACKEND_LOST",
             Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
+            Self::SessionLost { .. } => "SESSION_LOST",
             Self::Canceled => "CANCELED",
             Self::Overtime { what, .. } => match what {
                 Overtime::Statement => "STATEMENT_TIMEOUT",
@@ -311,9 +314,9 @@ impl Refusal {
                 Some(name) => format!("its common name is \"{name}\""),
                 None => "it has no common name, or several".to_owned(),
             }),
-            Self::LostUnknown { shard } | Self::LostRolledBack { shard } => {
-                Some(format!("shard {shard}"))
-            }
+            Self::LostUnknown { shard }
+            | Self::LostRolledBack { shard }
+            | Self::SessionLost { shard } => Some(format!("shard {shard}")),
             Self::Overtime { what, limit } => Some(format!(
                 "{} is {}",
                 what.setting(),
@@ -389,6 +392,9 @@ impl Refusal {
                 }
                 Overtime::IdleClient => "connect again, with a pool that closes idle connections",
             },
+            Self::SessionLost { .. } => {
+                "connect and LISTEN again, and look for what came meanwhile"
+            }
             Self::Canceled => "retry it if the cancel was not meant",
             Self::Shutdown | Self::ShuttingDown => "connect again",
             Self::Starting => "it needs the catalog or a snapshot; retry in a moment",

@@ -32,6 +32,15 @@ pub(crate) enum Effect {
         name: String,
         prepared: Arc<Prepared>,
     },
+    /// LISTEN succeeded.
+    Listen {
+        /// The client's name of the channel.
+        name: String,
+        /// The server's.
+        channel: String,
+    },
+    /// UNLISTEN of these channels succeeded; the server's names.
+    Unlisten(Vec<String>),
     /// The session depends on this server connection from now on.
     Pin,
 }
@@ -45,6 +54,15 @@ pub(crate) enum Expect {
     HiddenBind,
     /// Ours: rows and CommandComplete.
     HiddenExecute,
+    /// Ours: the row that says what a channel is called on the server.
+    Channel {
+        name: String,
+        channel: Option<String>,
+    },
+    /// Ours: a row; its CommandComplete becomes the one of the client's NOTIFY.
+    Notify {
+        withhold: bool,
+    },
     /// Ours: CloseComplete of an evicted statement.
     HiddenClose(Arc<Prepared>),
     /// Ours: a portal that does not exist is executed, to make the server roll back.
@@ -98,6 +116,8 @@ impl Expect {
             Self::HiddenParse(_)
                 | Self::HiddenBind
                 | Self::HiddenExecute
+                | Self::Channel { .. }
+                | Self::Notify { .. }
                 | Self::HiddenClose(_)
                 | Self::HiddenAbort
                 | Self::HiddenSync

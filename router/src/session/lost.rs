@@ -9,10 +9,28 @@ use crate::error::Refusal;
 impl Session {
     /// Answers everything that is outstanding. Returns false if the client must be disconnected,
     /// because part of a message has reached it.
+    ///
+    /// A session that listened ends: nobody would tell its client what it no longer hears.
     pub(crate) fn server_lost(&mut self, shard: &str) -> bool {
         if self.passing > 0 {
             return false;
         }
+        let listened = !self.state.channels().is_empty();
+        let goes_on = self.answer_for_lost(shard);
+        match (listened, self.last_words.take()) {
+            (true, Some(fields)) => {
+                backend::put_error(&mut self.output, &fields);
+                self.closing = true;
+            }
+            (true, None) => self.fatal(&Refusal::SessionLost {
+                shard: shard.to_owned(),
+            }),
+            (false, _) => {}
+        }
+        goes_on
+    }
+
+    fn answer_for_lost(&mut self, shard: &str) -> bool {
         let in_transaction = matches!(
             self.tx,
             Tx::Open { .. } | Tx::Failed | Tx::FailedHere { .. }
@@ -82,6 +100,9 @@ impl Session {
         self.passing_in_open = false;
         self.withheld = None;
         self.pinned = false;
+        self.behind_withheld.clear();
+        self.channel_found = None;
+        self.state.forget_channels();
         self.outcome_open = false;
         self.statements.clear_portals();
     }

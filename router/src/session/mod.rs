@@ -14,6 +14,7 @@ mod describe;
 pub(crate) mod driver;
 mod expect;
 mod extended;
+mod listen;
 mod lost;
 mod overtime;
 mod prologue;
@@ -37,7 +38,7 @@ use bytes::{Bytes, BytesMut};
 use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
-use tenantry_wire::backend::{self, TxStatus};
+use tenantry_wire::backend::{self, ErrorFields, TxStatus};
 use tenantry_wire::frame;
 
 pub(crate) use self::special::unsafe_encoding;
@@ -130,6 +131,14 @@ pub(crate) struct Identity {
     pub(crate) bound: Option<TenantId>,
 }
 
+impl Identity {
+    /// The process id that the client was told.
+    fn pid(&self) -> i32 {
+        // Made of a process id, which is not negative.
+        i32::try_from(self.session).unwrap_or_default()
+    }
+}
+
 /// State of one client session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -159,6 +168,12 @@ pub(crate) struct Session {
     unproven: bool,
     /// CommandComplete that waits for ReadyForQuery.
     withheld: Option<Bytes>,
+    /// Notifications that came behind the CommandComplete that waits.
+    behind_withheld: BytesMut,
+    /// The server's name of the channel that the next LISTEN is about.
+    channel_found: Option<listen::ChannelFound>,
+    /// What a server said as it ended the session there.
+    last_words: Option<ErrorFields>,
     /// Reported settings as the client knows them.
     reported: Arc<BTreeMap<String, String>>,
     /// The session must keep its server connection.
@@ -228,6 +243,9 @@ impl Session {
             sync_owed: false,
             unproven: false,
             withheld: None,
+            behind_withheld: BytesMut::new(),
+            channel_found: None,
+            last_words: None,
             reported,
             pinned: false,
             outcome_open: false,
@@ -263,7 +281,7 @@ impl Session {
 
     /// Whether the attached server connection may serve someone else now.
     pub(crate) fn is_releasable(&self) -> bool {
-        !self.pinned && self.is_at_rest()
+        !self.is_pinned() && self.is_at_rest()
     }
 
     /// Whether the server owes nothing and keeps nothing for this session: outside any

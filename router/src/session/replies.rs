@@ -68,6 +68,9 @@ impl Session {
 
     /// Passes on the run of whole rows at the front of the input, in one piece.
     fn pass_rows(&mut self, server: &mut Link) -> Result<(), ServerFault> {
+        if matches!(self.expects.front(), Some(Expect::Channel { .. })) {
+            return Ok(());
+        }
         let show = self.shows_replies();
         let mut run = 0;
         while let Some(head) = peek(&server.input[run..])? {
@@ -116,8 +119,10 @@ impl Session {
                     self.output.extend_from_slice(message);
                 }
             }
-            // No session listens through the router, so this is an earlier client's.
-            tag::NOTIFICATION => {}
+            tag::NOTIFICATION => self.notified(body, &server.state)?,
+            tag::DATA_ROW if matches!(self.expects.front(), Some(Expect::Channel { .. })) => {
+                self.note_channel(body)?;
+            }
             tag::COPY_IN => {
                 self.copy_in = true;
                 self.copy_starting = false;
@@ -194,6 +199,18 @@ impl Session {
             Some(Expect::Fallback { .. }) => return Ok(()),
             Some(Expect::HiddenExecute) => {
                 self.expects.pop();
+                self.flush_local();
+            }
+            Some(Expect::Channel { .. }) => {
+                if let Some(Expect::Channel { name, channel }) = self.expects.pop() {
+                    self.channel_answered(name, channel);
+                }
+                self.flush_local();
+            }
+            Some(Expect::Notify { withhold }) => {
+                let withhold = *withhold;
+                self.expects.pop();
+                self.notify_completed(withhold);
                 self.flush_local();
             }
             Some(Expect::Query {
@@ -273,6 +290,16 @@ impl Session {
                     server.dirty |= server.prepared.overflows();
                     self.statements.insert_sql(&name, prepared);
                 }
+                Effect::Listen { name, channel } => {
+                    self.begin_implicit();
+                    self.state.listen(channel, name);
+                }
+                Effect::Unlisten(channels) => {
+                    self.begin_implicit();
+                    for channel in channels {
+                        self.state.unlisten(&channel);
+                    }
+                }
                 Effect::Pin => {
                     self.pinned = true;
                     server.dirty = true;
@@ -336,6 +363,7 @@ impl Session {
             {
                 self.output.extend_from_slice(&withheld);
             }
+            self.release_notifications();
             self.batch = Batch {
                 skip: self.batch.skip,
                 forwarded: self.batch.forwarded,
@@ -386,15 +414,15 @@ impl Session {
         let fields = backend::ErrorFields::decode(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         if matches!(fields.severity, Severity::Fatal | Severity::Panic) {
-            return Err(ServerFault::Fatal {
-                code: fields.code.clone(),
-                message: fields.message.clone(),
-            });
+            let (code, message) = (fields.code.clone(), fields.message.clone());
+            self.last_words = Some(fields);
+            return Err(ServerFault::Fatal { code, message });
         }
         if let Some(Expect::Fallback { failed, .. }) = self.expects.front_mut() {
             *failed = true;
             return Ok(());
         }
+        self.channel_found = None;
         self.distrust(&fields.code, &mut server.state);
         // A lock that the failed statement took outlives it.
         server.state.dirty |= self.expects.front().is_some_and(Expect::pins);

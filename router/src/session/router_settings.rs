@@ -124,9 +124,9 @@ impl Session {
         if tenant == self.state.tenant() {
             return Ok(());
         }
-        if self.pinned && self.leaves_shard(tenant) {
+        if self.is_pinned() && self.leaves_shard(tenant) {
             return Err(Refusal::NotPermitted {
-                what: "a tenant of another shard while the session holds locks or cursors",
+                what: "a tenant of another shard while the session holds locks, cursors or channels",
                 hint: "DISCARD ALL gives them up",
             });
         }
@@ -136,7 +136,7 @@ impl Session {
             Tx::Open {
                 prologue,
                 restartable: true,
-            } if !self.pinned => {
+            } if !self.pinned && self.state.channels().is_empty() => {
                 // Only reads ran, for nobody: the connection is given up, which rolls them back,
                 // and the transaction begins anew where the tenant lives.
                 let prologue = std::mem::take(prologue);

@@ -27,8 +27,6 @@ pub(super) enum Mode {
     Extended { parameters: Vec<Option<Bytes>> },
 }
 
-const LISTEN_HINT: &str =
-    "connect to the shard directly for LISTEN and NOTIFY, or poll a table of events";
 const ROLE_HINT: &str = "the role of a session is the one it logged in with";
 
 impl Session {
@@ -204,11 +202,11 @@ impl Session {
                 what: "a name or value that is not UTF-8 in this statement".to_owned(),
                 hint: "send it with client_encoding UTF8",
             }),
-            Kind::Unlisten(_) => self.command_complete("UNLISTEN"),
-            Kind::Listen(_) | Kind::Notify { .. } => Err(Refusal::Unsupported {
-                what: "LISTEN and NOTIFY".to_owned(),
-                hint: LISTEN_HINT,
-            }),
+            Kind::Listen(name) => self.run_listen(name, mode, server),
+            Kind::Unlisten(name) => self.run_unlisten(name.as_deref(), mode, server),
+            Kind::Notify { channel, payload } => {
+                self.run_notify(channel, payload.as_deref().unwrap_or(""), mode, server)
+            }
             Kind::CopyFromStdin { .. } => self.copy_from(text, mode, server),
             Kind::LockTable => Err(Refusal::NotPermitted {
                 what: "LOCK TABLE",
@@ -300,9 +298,10 @@ impl Session {
                 self.state.reset_all();
                 self.statements.clear();
                 if let Some(server) = server {
-                    server.state.dirty |= self.pinned;
+                    server.state.dirty |= self.is_pinned();
                 }
                 self.pinned = false;
+                self.state.forget_channels();
                 "DISCARD ALL"
             }
             DiscardTarget::Plans => "DISCARD PLANS",

@@ -129,6 +129,8 @@ pub(crate) struct Values {
     /// Tenant by `SET LOCAL`; gone with the transaction. `Some(None)` is `SET LOCAL … TO DEFAULT`.
     pub(crate) tenant_local: Option<Option<TenantId>>,
     pub(crate) settings: Settings,
+    /// What the session listens on: the client's names of channels by the server's.
+    channels: Arc<BTreeMap<String, String>>,
 }
 
 /// [`Values`] with their transaction and savepoint history.
@@ -146,6 +148,7 @@ impl State {
             tenant,
             tenant_local: None,
             settings,
+            channels: Arc::default(),
         };
         Self {
             now: startup.clone(),
@@ -192,7 +195,30 @@ impl State {
     }
 
     pub(crate) fn reset_all(&mut self) {
+        let channels = std::mem::take(&mut self.now.channels);
         self.now = self.startup.clone();
+        self.now.channels = channels;
+    }
+
+    /// The client's names of the channels that it listens on, by the server's.
+    pub(crate) fn channels(&self) -> &BTreeMap<String, String> {
+        &self.now.channels
+    }
+
+    pub(crate) fn listen(&mut self, channel: String, name: String) {
+        Arc::make_mut(&mut self.now.channels).insert(channel, name);
+    }
+
+    pub(crate) fn unlisten(&mut self, channel: &str) {
+        Arc::make_mut(&mut self.now.channels).remove(channel);
+    }
+
+    /// The connection that listened is gone, or cleaned.
+    pub(crate) fn forget_channels(&mut self) {
+        self.now.channels = Arc::default();
+        for (_, values) in &mut self.saved {
+            values.channels = Arc::default();
+        }
     }
 
     /// A transaction starts, explicit or implicit; nested calls change nothing.
