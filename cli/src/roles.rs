@@ -45,6 +45,10 @@ pub(crate) async fn router(sources: Sources) -> Result<Exit, Failure> {
                 running.stop_replaced(&shutdown).await;
                 return Ok(Exit::Ok);
             }
+            how = running.asked_to_stop() => {
+                running.stop_as(how, &shutdown).await;
+                return Ok(Exit::Ok);
+            }
             // What came of it is logged; a reload that fails changes nothing.
             _ = reload.recv() => drop(running.reload().await),
         }

@@ -174,6 +174,11 @@ impl Cancels {
         self.inner.lock().last = session;
     }
 
+    /// The number of this router.
+    pub(crate) fn router(&self) -> u16 {
+        self.router
+    }
+
     pub(crate) fn sessions(&self) -> usize {
         self.inner.lock().slots.len()
     }

@@ -99,7 +99,7 @@ impl Http {
     /// snapshot, or a catalog that is away, is said but does not make the router unready.
     fn readiness(&self) -> Response<Full<Bytes>> {
         let follow = self.follow.borrow().clone();
-        let draining = self.router.drain.is_cancelled();
+        let draining = self.router.refuses_sessions();
         let ready = self.router.fleet.is_known() && !draining;
         let fleet = self.router.fleet.current();
         let body = json!({

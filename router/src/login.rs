@@ -18,7 +18,8 @@ use crate::Severity;
 use crate::activity::{Called, ClientGuard, ClientOrigin, Meter};
 use crate::arrivals::Arrival;
 use crate::cancel::Registration;
-use crate::config::SHARD_DATABASE;
+use crate::config::{CONSOLE_DATABASE, SHARD_DATABASE};
+use crate::console::Console;
 use crate::direct::{self, Direct, OpenError};
 use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
@@ -29,6 +30,9 @@ use crate::session::driver::{Connection, Ended};
 use crate::session::{Identity, Session};
 use crate::stream::Stream;
 use crate::tls::{ClientSide, Secured};
+
+/// Sessions on the console beyond `clients_max`: a router that is full is one to look at.
+const CONSOLE_RESERVE: usize = 8;
 
 /// A client that is logged in.
 pub(crate) struct LoggedIn {
@@ -51,11 +55,17 @@ pub(crate) enum Serving {
     Fleet(Connection),
     /// One shard.
     Shard(Direct),
+    /// The router itself.
+    Console(Console),
 }
 
 impl Serving {
     pub(crate) async fn run(self) -> Ended {
         match self {
+            Self::Console(console) => {
+                Box::pin(console.run()).await;
+                Ended::Orderly
+            }
             Self::Fleet(connection) => connection.run().await,
             Self::Shard(direct) => direct.run().await,
         }
@@ -164,11 +174,7 @@ impl Login {
         match &claim.destination {
             Destination::Fleet => self.start_session(claim, role, granted).await,
             Destination::Shard(name) => self.start_direct(name, role, params).await,
-            Destination::Console => {
-                let what = "database tenantry".to_owned();
-                let hint = "connect to the fleet's database";
-                Err(self.refuse(&Refusal::Unsupported { what, hint }).await)
-            }
+            Destination::Console => self.start_console(&claim, &role).await,
         }
     }
 
@@ -207,6 +213,40 @@ impl Login {
         };
         Ok(LoggedIn {
             serving: Serving::Shard(direct),
+            registration,
+            listed,
+            role_slot: self.role_slot,
+        })
+    }
+
+    /// An operator's session on the router. It greets the client itself.
+    async fn start_console(
+        mut self,
+        claim: &Claim,
+        role: &Arc<Role>,
+    ) -> Result<LoggedIn, LoginEnd> {
+        let limit = self.router.config().clients_max;
+        let registered = self
+            .router
+            .cancels
+            .register(limit + CONSOLE_RESERVE, self.version);
+        let Some(registration) = registered else {
+            return Err(self.refuse(&Refusal::TooManyClients { limit }).await);
+        };
+        let name = claim.settings.application_name().unwrap_or_default();
+        let database = CONSOLE_DATABASE.to_owned();
+        let listed = self.list(&registration, role, database, name, None);
+        let console = Console {
+            router: self.router,
+            stream: self.stream,
+            input: self.input,
+            greeting: self.output,
+            slot: Arc::clone(&registration.slot),
+            record: Arc::clone(listed.record()),
+            meter: Meter::new(listed.record(), claim.settings.hash()),
+        };
+        Ok(LoggedIn {
+            serving: Serving::Console(console),
             registration,
             listed,
             role_slot: self.role_slot,

@@ -1,5 +1,7 @@
 //! What `/metrics` tells. Base units, prefix `tenantry_`, no tenant label.
 
+pub(crate) mod process;
+
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;

@@ -90,7 +90,9 @@ pub(crate) async fn watch(router: Arc<Router>, shutdown: CancellationToken) {
         if period.is_some() {
             let now = router.activity.clock.now_us();
             router.activity.each_client(|record| {
-                if let Some(overtime) = passed(record, &timeouts, now) {
+                if !record.origin().is_console()
+                    && let Some(overtime) = passed(record, &timeouts, now)
+                {
                     record.call(overtime);
                 }
             });

@@ -53,6 +53,7 @@ impl<'a> Secret<'a> {
 /// Where the other routers are.
 #[derive(Debug)]
 pub(crate) struct Peers {
+    all: ArcSwap<Vec<RegisteredRouter>>,
     by_number: ArcSwap<HashMap<u16, String>>,
     permits: Semaphore,
 }
@@ -60,6 +61,7 @@ pub(crate) struct Peers {
 impl Default for Peers {
     fn default() -> Self {
         Self {
+            all: ArcSwap::default(),
             by_number: ArcSwap::default(),
             permits: Semaphore::new(FORWARDED_MAX),
         }
@@ -70,11 +72,17 @@ impl Peers {
     /// Takes the catalog's list. A router that has died stays in it and only costs a failed
     /// connection to whoever holds one of its keys.
     pub(crate) fn update(&self, own: u16, routers: Vec<RegisteredRouter>) {
+        self.all.store(std::sync::Arc::new(routers.clone()));
         let others = routers.into_iter().filter(|router| router.id != own);
         let by_number = others
             .filter_map(|router| Some((router.id, router.peer_address?)))
             .collect();
         self.by_number.store(std::sync::Arc::new(by_number));
+    }
+
+    /// Every router as the catalog last had them.
+    pub(crate) fn all(&self) -> std::sync::Arc<Vec<RegisteredRouter>> {
+        self.all.load_full()
     }
 
     /// Tells the router of this number, or all of them where the number is none of a router.

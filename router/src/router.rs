@@ -10,16 +10,19 @@ use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tenantry_schema::causes::one_line;
 use tenantry_schema::fleet::Fleet;
+use tenantry_schema::follow::FollowStatus;
 use tenantry_schema::secrets::SecretsFile;
 use tenantry_schema::shard::{Shard, ShardId, ShardState};
 use tenantry_schema::tenant::{TenantId, TenantState};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::activity::Activity;
+use crate::activity::{Activity, Logins};
 use crate::arrivals::{Arrival, Arrivals};
 use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
+use crate::console::Shutdown;
 use crate::direct::Operators;
 use crate::error::Refusal;
 use crate::fleet::FleetWatch;
@@ -27,10 +30,12 @@ use crate::handover::Predecessor;
 use crate::identify::check_tenant;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Secret};
-use crate::pool::{Lease, LeftBehind, PoolLimits, Pools, clean};
+use crate::pool::{Gate, Lease, LeftBehind, PoolLimits, Pools, clean};
+use crate::reload::{self, ReadConfig, ReloadError};
 use crate::reported::{self, ReportedError};
 use crate::role_slots::RoleSlots;
 use crate::session::{Session, Settings, Shared};
+use crate::stop::Stop;
 use crate::tls::{self, ClientSide, ShardSide, TlsError};
 
 /// Startup settings remembered as valid, with what the server reported for them.
@@ -40,7 +45,6 @@ const STARTUPS_MAX: usize = 1024;
 pub(crate) type Reported = Arc<BTreeMap<String, String>>;
 
 /// One router.
-#[derive(Debug)]
 pub(crate) struct Router {
     /// Exchanged as a whole by a reload.
     config: ArcSwap<Config>,
@@ -50,6 +54,7 @@ pub(crate) struct Router {
     pub(crate) operators: Operators,
     pub(crate) metrics: Metrics,
     pub(crate) activity: Arc<Activity>,
+    pub(crate) logins: Logins,
     pub(crate) shared: Arc<Shared>,
     /// Cancelled when the router stops: sessions end at their next transaction boundary.
     pub(crate) drain: CancellationToken,
@@ -64,7 +69,20 @@ pub(crate) struct Router {
     pub(crate) arrivals: Arc<Arrivals>,
     /// Makes the salts of roles that do not exist.
     mock_secret: ArcSwap<[u8; 32]>,
+    stop: Stop,
+    follow: watch::Receiver<FollowStatus>,
+    source: Option<ReadConfig>,
     startups: Mutex<BTreeMap<u64, Reported>>,
+}
+
+/// Without what it is made of: a router is large, and its configuration has a password.
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = &self.config.load().name;
+        f.debug_struct("Router")
+            .field("name", name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was read for TLS; nothing of it is in force yet.
@@ -84,7 +102,14 @@ impl TlsSides {
 }
 
 impl Router {
-    pub(crate) fn new(config: Config, number: u16, fleet: Arc<FleetWatch>, tls: TlsSides) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        number: u16,
+        fleet: Arc<FleetWatch>,
+        tls: TlsSides,
+        follow: watch::Receiver<FollowStatus>,
+        source: Option<ReadConfig>,
+    ) -> Self {
         let activity = Arc::new(Activity::new());
         let shard_tls = Arc::new(tls::Shards::new(tls.shards));
         let secrets = SecretsFile::load(&config.secrets_file);
@@ -100,6 +125,10 @@ impl Router {
             operators: Operators::default(),
             metrics: Metrics::new(),
             activity,
+            logins: Logins::default(),
+            stop: Stop::default(),
+            follow,
+            source,
             shared: Arc::new(Shared {
                 registry: crate::server::Registry::default(),
                 fleet: Arc::clone(&fleet),
@@ -190,6 +219,33 @@ impl Router {
                 }
             }
         }
+    }
+
+    /// What is known of the catalog.
+    pub(crate) fn follow(&self) -> &watch::Receiver<FollowStatus> {
+        &self.follow
+    }
+
+    /// Whether no session may begin any longer.
+    pub(crate) fn refuses_sessions(&self) -> bool {
+        self.drain.is_cancelled() || self.stop.is_asked()
+    }
+
+    /// An operator wants the router to stop.
+    pub(crate) fn ask_to_stop(&self, how: Shutdown) {
+        self.stop.ask(how);
+    }
+
+    pub(crate) fn asked_to_stop(&self) -> watch::Receiver<Option<Shutdown>> {
+        self.stop.asked()
+    }
+
+    /// Reads the configuration anew and puts into force what can change now.
+    pub(crate) async fn reload_from_source(
+        self: &Arc<Self>,
+        asked_by: &str,
+    ) -> Result<Vec<Change>, ReloadError> {
+        reload::reload(self, self.source.clone(), asked_by).await
     }
 
     /// The configuration in force. To be read anew where it is needed, and not held across a wait.
@@ -347,7 +403,10 @@ impl Router {
             .filter(|shard| shard.state != ShardState::Down && shard.takes_new_tenants())
             .collect();
         shards.shuffle(&mut rand::rng());
-        shards.sort_by_key(|shard| Some(shard.id) != home);
+        shards.sort_by_key(|shard| {
+            let closed = self.pools.gate(shard.id) != Gate::Open;
+            (Some(shard.id) != home, closed)
+        });
         let mut refusal = Refusal::NoShard;
         for shard in shards {
             match self.pools.pool(shard) {

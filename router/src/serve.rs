@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Change, Config, ConfigError};
+use crate::console::Shutdown;
 use crate::fleet::FleetWatch;
 use crate::handover::{self, Estate, HandoverError, Inherited, Predecessor};
 use crate::http::Http;
 use crate::login::{LoginEnd, login};
 use crate::overtime;
 use crate::registration::{heartbeat, number};
-use crate::reload::{self, ReadConfig, ReloadError};
+use crate::reload::{ReadConfig, ReloadError};
 use crate::router::{Router, TlsSides};
 use crate::socket::prepare_socket;
 use crate::tls::TlsError;
@@ -71,7 +72,6 @@ pub struct Running {
     /// What the router knows of the catalog.
     pub follow: watch::Receiver<FollowStatus>,
     router: Arc<Router>,
-    source: Option<ReadConfig>,
     replaced: CancellationToken,
     sessions: TaskTracker,
     tasks: TaskTracker,
@@ -87,6 +87,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Rout
     tracing::info!(pg = %running.pg_addr, http = %running.http_addr, "router is listening");
     tokio::select! {
         () = shutdown.cancelled() => running.stop().await,
+        how = running.asked_to_stop() => running.stop_as(how, &shutdown).await,
         () = running.replaced() => running.stop_replaced(&shutdown).await,
     }
     Ok(())
@@ -129,7 +130,14 @@ pub async fn start_from(
         Some((number, _, _)) => *number,
         None => number(&config, pg_addr).await,
     };
-    let router = Arc::new(Router::new(config, number, fleet, tls));
+    let router = Arc::new(Router::new(
+        config,
+        number,
+        fleet,
+        tls,
+        follow.clone(),
+        source,
+    ));
     let served = Http {
         router: Arc::clone(&router),
         follow: follow.clone(),
@@ -159,7 +167,6 @@ pub async fn start_from(
         http_addr,
         follow,
         router,
-        source,
         replaced,
         sessions,
         tasks,
@@ -232,12 +239,46 @@ impl Running {
     /// # Errors
     /// The router has no configuration to read again, or it has problems: nothing was changed.
     pub async fn reload(&self) -> Result<Vec<Change>, ReloadError> {
-        reload::reload(&self.router, self.source.clone(), "signal").await
+        self.router.reload_from_source("signal").await
     }
 
     /// Resolves when a successor serves in this router's place: time to [`Running::stop_replaced`].
     pub async fn replaced(&self) {
         self.replaced.cancelled().await;
+    }
+
+    /// Resolves when an operator has asked for an end: time to [`Running::stop_as`].
+    pub async fn asked_to_stop(&self) -> Shutdown {
+        let mut asked = self.router.asked_to_stop();
+        loop {
+            if let Some(how) = *asked.borrow_and_update() {
+                return how;
+            }
+            if asked.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Stops as an operator asked; `shutdown` cuts what that takes to the usual drain time.
+    pub async fn stop_as(self, how: Shutdown, shutdown: &CancellationToken) {
+        let limit = self.router.config().timeouts.drain;
+        let hurried = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(limit).await;
+        };
+        match how {
+            Shutdown::Drain => self.stop().await,
+            Shutdown::WaitForServers => self.drain(hurried).await,
+            Shutdown::WaitForClients => {
+                self.sessions.close();
+                tokio::select! {
+                    () = self.sessions.wait() => {}
+                    () = shutdown.cancelled() => {}
+                }
+                self.stop().await;
+            }
+        }
     }
 
     /// Refuses new sessions, lets open transactions end within the drain time, and ends.
@@ -352,6 +393,7 @@ async fn client(router: Arc<Router>, socket: TcpStream, from: IpAddr) {
     if prepare_socket(&socket).is_err() {
         return;
     }
+    let logging_in = router.logins.begin();
     let limit = router.config().timeouts.login;
     let logged_in = match timeout(limit, login(Arc::clone(&router), socket, from)).await {
         Ok(Ok(logged_in)) => logged_in,
@@ -359,6 +401,7 @@ async fn client(router: Arc<Router>, socket: TcpStream, from: IpAddr) {
         Ok(Err(LoginEnd::Done)) => return,
         Err(_elapsed) => return router.metrics.login_failed("LOGIN_TIMEOUT"),
     };
+    drop(logging_in);
     router.metrics.logged_in();
     let counted = Arc::clone(&router);
     let ended = Box::pin(logged_in.serving.run()).await;
@@ -376,6 +419,7 @@ async fn maintain(router: Arc<Router>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = tick.tick() => {}
         }
+        router.activity.tick();
         router.renew_from_files();
         for pool in router.pools.all() {
             pool.prune();

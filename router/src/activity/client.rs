@@ -64,6 +64,13 @@ pub(crate) struct ClientOrigin {
     pub(crate) trace: Option<String>,
 }
 
+impl ClientOrigin {
+    /// Whether it is an operator's on the router itself.
+    pub(crate) fn is_console(&self) -> bool {
+        self.database == crate::config::CONSOLE_DATABASE
+    }
+}
+
 /// One session. Atomics have one writer, the session's own task.
 #[derive(Debug)]
 pub(crate) struct ClientRecord {

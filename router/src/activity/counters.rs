@@ -78,6 +78,7 @@ pub(crate) const BUCKETS: usize = 22;
 const FIRST: u32 = 6;
 
 /// The upper bound of a bucket, seconds; the last has none.
+#[allow(dead_code, reason = "for the histograms of the metrics")]
 pub(crate) fn bucket_seconds(index: usize) -> f64 {
     if index + 1 >= BUCKETS {
         return f64::MAX;
@@ -133,6 +134,18 @@ impl AddAssign for Histogram {
             *count += more;
         }
         self.sum_us += other.sum_us;
+    }
+}
+
+impl Histogram {
+    /// What has been added since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut histogram = self.clone();
+        for (count, earlier) in histogram.counts.iter_mut().zip(earlier.counts) {
+            *count = count.saturating_sub(earlier);
+        }
+        histogram.sum_us = self.sum_us.saturating_sub(earlier.sum_us);
+        histogram
     }
 }
 

@@ -6,15 +6,10 @@
 //! up. What a session or connection did is kept in totals when it ends, under the lock that also
 //! guards looking, so that nothing is counted twice or lost. Nothing here decides anything.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the console shows what is kept here"
-)]
-
 mod called;
 mod client;
 mod counters;
+mod logins;
 mod meter;
 mod server;
 mod tenants;
@@ -30,7 +25,8 @@ use tenantry_schema::shard::ShardId;
 
 pub(crate) use self::called::{Call, Called};
 pub(crate) use self::client::{ClientOrigin, ClientRecord, ClientState};
-pub(crate) use self::counters::{BUCKETS, Histogram, Totals, bucket_seconds};
+pub(crate) use self::counters::{Histogram, Totals};
+pub(crate) use self::logins::Logins;
 pub(crate) use self::meter::Meter;
 pub(crate) use self::server::{ServerOrigin, ServerRecord, ServerState};
 pub(crate) use self::tenants::{TenantLoad, TenantUsage};
@@ -73,6 +69,7 @@ pub(crate) struct Activity {
     clients: Mutex<Clients>,
     servers: Mutex<Servers>,
     pub(crate) tenants: TenantLoad,
+    periods: Mutex<Periods>,
     last_server: AtomicU64,
 }
 
@@ -82,6 +79,16 @@ struct Clients {
     /// What sessions that have ended did.
     ended: Totals,
 }
+
+/// Totals as they were at the last two beginnings of a period.
+#[derive(Debug, Default)]
+struct Periods {
+    earlier: (u64, BTreeMap<ShardId, ShardTotals>),
+    last: (u64, BTreeMap<ShardId, ShardTotals>),
+}
+
+/// Averages are over one to two periods.
+const PERIOD: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct Servers {
@@ -116,6 +123,21 @@ impl ShardTotals {
     }
 }
 
+impl ShardTotals {
+    /// What was done since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            totals: self.totals.since(&earlier.totals),
+            assigned: self.assigned.saturating_sub(earlier.assigned),
+            opened: self.opened.saturating_sub(earlier.opened),
+            closed: self.closed.saturating_sub(earlier.closed),
+            lifetime_us: self.lifetime_us.saturating_sub(earlier.lifetime_us),
+            transactions: self.transactions.since(&earlier.transactions),
+            requests: self.requests.since(&earlier.requests),
+        }
+    }
+}
+
 impl std::ops::AddAssign<&Self> for ShardTotals {
     fn add_assign(&mut self, other: &Self) {
         self.totals += other.totals;
@@ -135,6 +157,7 @@ impl Activity {
             clients: Mutex::new(Clients::default()),
             servers: Mutex::new(Servers::default()),
             tenants: TenantLoad::default(),
+            periods: Mutex::new(Periods::default()),
             last_server: AtomicU64::new(0),
         }
     }
@@ -194,6 +217,22 @@ impl Activity {
             totals += record.counters.totals();
         }
         totals
+    }
+
+    /// Begins a period of the averages if the last is over. To be called now and then.
+    pub(crate) fn tick(&self) {
+        let now = self.clock.now_us();
+        let mut periods = self.periods.lock();
+        if Duration::from_micros(now - periods.last.0) >= PERIOD {
+            let totals = self.shard_totals();
+            periods.earlier = std::mem::replace(&mut periods.last, (now, totals));
+        }
+    }
+
+    /// What averages are taken from: the totals as they were, and how many microseconds ago.
+    pub(crate) fn period(&self) -> (BTreeMap<ShardId, ShardTotals>, u64) {
+        let (at, totals) = self.periods.lock().earlier.clone();
+        (totals, self.clock.now_us() - at)
     }
 
     /// What was done on each shard since the router started.

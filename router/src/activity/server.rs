@@ -45,6 +45,7 @@ pub(crate) struct ServerOrigin {
 pub(crate) struct ServerRecord {
     id: u64,
     origin: ServerOrigin,
+    clock: Clock,
     opened_us: u64,
     /// Number of the session that holds it; 0 is none.
     client: AtomicU32,
@@ -65,6 +66,7 @@ impl ServerRecord {
         Self {
             id,
             origin,
+            clock,
             opened_us: now,
             client: AtomicU32::new(0),
             since_us: AtomicU64::new(now),
@@ -83,6 +85,10 @@ impl ServerRecord {
 
     pub(crate) fn origin(&self) -> &ServerOrigin {
         &self.origin
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
     }
 
     pub(crate) fn shard(&self) -> &Arc<Shard> {

@@ -142,7 +142,7 @@ impl Login {
             .secured
             .as_ref()
             .and_then(|secured| secured.certificate.as_ref());
-        let refusal = if self.router.drain.is_cancelled() {
+        let refusal = if self.router.refuses_sessions() {
             Refusal::ShuttingDown
         } else if mode.is_required() && self.secured.is_none() {
             Refusal::TlsRequired

@@ -4,6 +4,7 @@
 //! Sessions that find none wait in order, for a bounded time, in a bounded queue.
 
 mod clean;
+mod gate;
 mod pools;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::clean::{LeftBehind, clean};
+pub(crate) use self::gate::Gate;
 pub(crate) use self::pools::Pools;
 
 use crate::config::Config;
@@ -61,6 +63,7 @@ pub(crate) struct PoolStats {
     pub(crate) open: usize,
     pub(crate) idle: usize,
     pub(crate) waiting: usize,
+    pub(crate) gate: Gate,
 }
 
 /// The connections to one shard.
@@ -79,6 +82,7 @@ struct Inner {
     idle: Vec<Server>,
     open: usize,
     waiters: VecDeque<oneshot::Sender<Grant>>,
+    gate: Gate,
     /// Until when the shard is left alone, and why.
     down: Option<(Instant, String)>,
 }
@@ -154,11 +158,14 @@ impl Lease {
 }
 
 impl Pool {
-    pub(crate) fn new(login: ServerLogin, limits: Arc<ArcSwap<PoolLimits>>) -> Self {
+    pub(crate) fn new(login: ServerLogin, limits: Arc<ArcSwap<PoolLimits>>, gate: Gate) -> Self {
         Self {
             login,
             limits,
-            inner: Mutex::new(Inner::default()),
+            inner: Mutex::new(Inner {
+                gate,
+                ..Inner::default()
+            }),
         }
     }
 
@@ -180,6 +187,7 @@ impl Pool {
             open: inner.open,
             idle: inner.idle.len(),
             waiting: inner.waiters.len(),
+            gate: inner.gate,
         }
     }
 
@@ -222,6 +230,9 @@ impl Pool {
     }
 
     fn take_quiet(self: &Arc<Self>, inner: &mut Inner, tenant: Option<TenantId>) -> Option<Lease> {
+        if inner.gate != Gate::Open {
+            return None;
+        }
         while let Some(server) = inner.take_idle(tenant) {
             if server.is_quiet() {
                 return Some(Lease::new(server, Slot::new(self)));
@@ -243,7 +254,10 @@ impl Pool {
             }
             inner.down = None;
         }
-        if inner.open < self.limits.load().size {
+        if inner.gate == Gate::Disabled {
+            return Err(self.disabled());
+        }
+        if inner.room(self.limits.load().size) > 0 {
             inner.open += 1;
             return Ok(Attempt::Slot(Slot::new(self)));
         }
@@ -261,7 +275,7 @@ impl Pool {
 
     async fn wait(
         &self,
-        receiver: oneshot::Receiver<Grant>,
+        mut receiver: oneshot::Receiver<Grant>,
         started: Instant,
     ) -> Result<Grant, Refusal> {
         let left = self
@@ -269,9 +283,17 @@ impl Pool {
             .load()
             .query_wait
             .saturating_sub(started.elapsed());
-        match timeout(left, receiver).await {
-            Ok(Ok(grant)) => Ok(grant),
-            _ => Err(self.queue_timeout(started)),
+        let mut left = left;
+        loop {
+            match timeout(left, &mut receiver).await {
+                Ok(Ok(grant)) => return Ok(grant),
+                Ok(Err(_)) => return Err(self.disabled()),
+                // A pause is no fault of who waits: the time begins anew.
+                Err(_elapsed) if self.stats().gate == Gate::Paused => {
+                    left = self.limits.load().query_wait;
+                }
+                Err(_elapsed) => return Err(self.queue_timeout(started)),
+            }
         }
     }
 
@@ -282,6 +304,10 @@ impl Pool {
             waiting: self.stats().waiting,
             pool_size: self.limits.load().size,
         }
+    }
+
+    fn disabled(&self) -> Refusal {
+        self.down("an operator has disabled it".to_owned())
     }
 
     fn down(&self, reason: String) -> Refusal {
@@ -308,7 +334,7 @@ impl Pool {
             let kept = inner.idle.len() - beyond;
             inner.idle.truncate(kept);
             inner.open -= beyond;
-            let added = size.saturating_sub(inner.open).min(inner.waiters.len());
+            let added = inner.room(size).min(inner.waiters.len());
             inner.open += added;
             added
         };
@@ -319,6 +345,7 @@ impl Pool {
 
     fn put_back(self: &Arc<Self>, mut server: Server) {
         server.idle_since = Instant::now();
+        let outdated = server.listed.record().is_close_needed();
         let PoolLimits {
             size, keeps_bind, ..
         } = **self.limits.load();
@@ -329,7 +356,7 @@ impl Pool {
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();
-                if inner.open > size {
+                if inner.open > size || inner.gate != Gate::Open || outdated {
                     // Dropping the grant gives its place up.
                     return;
                 }
@@ -357,7 +384,7 @@ impl Pool {
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();
-                let wanted = inner.open <= size;
+                let wanted = inner.open <= size && inner.gate == Gate::Open;
                 let Some(waiter) = inner.waiters.pop_front_if(|_| wanted) else {
                     inner.open -= 1;
                     return;
@@ -394,6 +421,14 @@ enum Attempt {
 }
 
 impl Inner {
+    /// Connections that may be opened now.
+    fn room(&self, size: usize) -> usize {
+        match self.gate {
+            Gate::Open => size.saturating_sub(self.open),
+            Gate::Paused | Gate::Disabled => 0,
+        }
+    }
+
     /// The most recently used connection of this tenant, or else of anyone.
     fn take_idle(&mut self, tenant: Option<TenantId>) -> Option<Server> {
         let wanted = Bound::Known(tenant);

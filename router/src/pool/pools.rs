@@ -11,6 +11,7 @@ use tenantry_schema::guard::role;
 use tenantry_schema::secrets::{Password, RolePasswords, SecretsFile};
 use tenantry_schema::shard::{Shard, ShardAddress, ShardId};
 
+use super::gate::Gates;
 use super::{Pool, PoolLimits};
 use crate::activity::Activity;
 use crate::error::Refusal;
@@ -25,6 +26,7 @@ pub(crate) struct Pools {
     statements_max: usize,
     activity: Arc<Activity>,
     tls: Arc<Shards>,
+    pub(super) gates: Mutex<Gates>,
     pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
     /// When the secrets file was last written, as far as is known.
     secrets_written: Mutex<Option<SystemTime>>,
@@ -43,6 +45,7 @@ impl Pools {
             limits: Arc::new(ArcSwap::from_pointee(limits)),
             statements_max,
             activity,
+            gates: Mutex::default(),
             pools: Mutex::new(HashMap::new()),
             secrets_written: Mutex::new(written(&secrets_file)),
             secrets_file,
@@ -59,7 +62,11 @@ impl Pools {
             return Ok(Arc::clone(pool));
         }
         let login = self.login(shard)?;
-        let pool = Arc::new(Pool::new(login, Arc::clone(&self.limits)));
+        let pool = Arc::new(Pool::new(
+            login,
+            Arc::clone(&self.limits),
+            self.gate(shard.id),
+        ));
         pools.insert(shard.id, (shard.address.clone(), Arc::clone(&pool)));
         Ok(pool)
     }

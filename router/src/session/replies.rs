@@ -354,7 +354,7 @@ impl Session {
         };
         self.copy_in = false;
         self.copy_starting = false;
-        self.follow_status(status, &mut server.state);
+        self.follow_status(status, shown, &mut server.state);
         if shown {
             self.overdue = None;
             self.progress.0 = self.progress.0.wrapping_add(1);
@@ -377,7 +377,7 @@ impl Session {
     }
 
     /// The transaction status that the server reports is the truth.
-    fn follow_status(&mut self, status: TxStatus, server: &mut ServerState) {
+    fn follow_status(&mut self, status: TxStatus, shown: bool, server: &mut ServerState) {
         match status {
             TxStatus::Idle => {
                 let failed = self.batch.failed;
@@ -387,8 +387,9 @@ impl Session {
                 }
                 server.copy_role = false;
                 self.statements.clear_portals();
+                // A Sync of the router's own, for a bind, ends no transaction of the client's.
+                self.counts.transactions += u64::from(shown || !matches!(self.tx, Tx::Idle));
                 self.tx = Tx::Idle;
-                self.counts.transactions += 1;
                 self.progress.1 = self.progress.1.wrapping_add(1);
                 self.outcome_open = self.expects.front().is_some();
             }
