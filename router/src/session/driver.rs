@@ -277,11 +277,15 @@ impl Connection {
     }
 
     fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
+        let shard = lease.pool().map(|pool| pool.shard_id());
         if tenant.is_none() {
-            self.session
-                .set_home(lease.pool().map(|pool| pool.shard_id()));
+            self.session.set_home(shard);
         }
+        self.session.set_held(shard);
+        let session_pooled = self.session.is_session_pooled();
         if let Some(server) = lease.server() {
+            // What a session leaves behind that has a connection to itself is not followed.
+            server.link.state.dirty |= session_pooled;
             self.slot.attach(&server.link.state.key);
             self.meter.leased(server.listed.record(), tenant);
         }

@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tenantry_schema::fleet::{Fleet, Role};
+use tenantry_schema::fleet::{Fleet, PoolMode, Role};
 use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, ErrorFields, TxStatus};
@@ -191,6 +191,8 @@ pub(crate) struct Session {
     /// The shard that serves this session while it has no tenant. One and the same, because what
     /// drivers ask the catalog then (oids of tables and types) differs from shard to shard.
     home: Option<ShardId>,
+    /// The shard of the server connection that the session was given last.
+    held: Option<ShardId>,
     counts: Counts,
 }
 
@@ -254,6 +256,7 @@ impl Session {
             progress: (0, 0),
             closing: false,
             home: None,
+            held: None,
             counts: Counts::default(),
         }
     }
@@ -264,6 +267,11 @@ impl Session {
 
     pub(crate) fn home(&self) -> Option<ShardId> {
         self.home
+    }
+
+    /// The session has been given a connection to this shard.
+    pub(crate) fn set_held(&mut self, shard: Option<ShardId>) {
+        self.held = shard;
     }
 
     pub(crate) fn set_home(&mut self, shard: Option<ShardId>) {
@@ -281,7 +289,26 @@ impl Session {
 
     /// Whether the attached server connection may serve someone else now.
     pub(crate) fn is_releasable(&self) -> bool {
-        !self.is_pinned() && self.is_at_rest()
+        !self.is_pinned() && self.is_at_rest() && !self.keeps_connection()
+    }
+
+    /// Whether the role's pool mode is `session`.
+    pub(crate) fn is_session_pooled(&self) -> bool {
+        self.identity.role.limits.pool_mode == PoolMode::Session
+    }
+
+    /// In pool mode `session` a connection stays with the session for as long as its tenant lives
+    /// there; without a tenant there is nothing to keep.
+    fn keeps_connection(&self) -> bool {
+        self.is_session_pooled()
+            && self.held.is_some()
+            && self.state.tenant().and_then(|tenant| self.shard_of(tenant)) == self.held
+    }
+
+    fn shard_of(&self, tenant: TenantId) -> Option<ShardId> {
+        let fleet = self.fleet();
+        let record = fleet.directory.by_id(tenant)?;
+        fleet.place(&record).map(|placement| placement.shard)
     }
 
     /// Whether the server owes nothing and keeps nothing for this session: outside any

@@ -302,6 +302,8 @@ impl Session {
                 }
                 self.pinned = false;
                 self.state.forget_channels();
+                // In pool mode `session` too, what is left on the connection is given up.
+                self.set_held(None);
                 "DISCARD ALL"
             }
             DiscardTarget::Plans => "DISCARD PLANS",
