@@ -17,6 +17,7 @@ use tenantry_router::{Config, Running};
 use tenantry_testkit::{Fleet, RawClient, error_of, rows_of, send_cancel};
 use tenantry_wire::frame::Message;
 use tenantry_wire::frontend;
+use tenantry_wire::startup::ProtocolVersion;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -58,12 +59,22 @@ async fn a_cancel_request_finds_its_router() {
         ..config(&setup.fleet)
     })
     .await;
-    let client = setup.raw_for(0).await;
+    for version in [ProtocolVersion::V3_0, ProtocolVersion::V3_2] {
+        cancel_by_way_of(&setup, &second, version).await;
+    }
+    second.stop().await;
+}
+
+/// Cancels a statement on the first router with requests to the second.
+async fn cancel_by_way_of(setup: &Setup, second: &Running, version: ProtocolVersion) {
+    let mut client = RawClient::connect(setup.address).await.unwrap();
+    let login = setup.login(&format!("shop.{}", setup.id(0)));
+    client.start_session(version, &login).await.unwrap();
     let (pid, key) = client
         .cancel_key()
         .map(|(pid, key)| (pid, key.to_vec()))
         .unwrap();
-    let statement = long_statement(&setup, client).await;
+    let statement = long_statement(setup, client).await;
 
     // A wrong key changes nothing, whoever gets it.
     let mut wrong = key.clone();
@@ -83,7 +94,6 @@ async fn a_cancel_request_finds_its_router() {
     assert_eq!(error_of(&messages).unwrap().code, "57014");
     let rows = rows_of(&client.query("SELECT 1").await.unwrap());
     assert_eq!(rows, [[Some("1".to_owned())]]);
-    second.stop().await;
 }
 
 /// What follows a router in the same place.

@@ -47,14 +47,14 @@ pub(crate) struct ServerLogin {
 
 impl ServerLogin {
     /// Puts a connection among those that operators see.
-    fn list(&self, key: &BackendKey, local: Option<SocketAddr>) -> ServerGuard {
+    fn list(&self, key: &BackendKey, local: Option<SocketAddr>, tls: String) -> ServerGuard {
         self.activity.server(ServerOrigin {
             shard: Arc::clone(&self.shard),
             user: self.user.clone(),
             pid: key.pid,
             peer: Some(key.address),
             local,
-            tls: String::new(),
+            tls,
         })
     }
 }
@@ -167,7 +167,7 @@ pub(crate) async fn open_unguarded(
     }
     let key = opening.key.ok_or_else(no_key)?;
     Ok(Unguarded {
-        listed: login.list(&key, opening.local),
+        listed: login.list(&key, opening.local, opening.tls),
         stream: opening.stream,
         key,
         input: opening.input,
@@ -209,6 +209,8 @@ struct Opening {
     stream: Stream,
     /// What SCRAM can bind to.
     end_point: Option<Vec<u8>>,
+    /// Version and cipher suite of TLS, if any.
+    tls: String,
     /// How cancel requests to this server are encrypted.
     cancel_tls: Option<(Arc<Shards>, Arc<str>)>,
     input: BytesMut,
@@ -230,6 +232,7 @@ impl Opening {
             }),
             stream: opened.stream,
             end_point: opened.end_point,
+            tls: opened.description,
             input: BytesMut::with_capacity(8 << 10),
             output: BytesMut::new(),
             key: None,
@@ -372,7 +375,7 @@ impl Opening {
 
     fn finish(self, login: &ServerLogin, identity: String) -> Result<Server, ConnectError> {
         let key = self.key.ok_or_else(no_key)?;
-        let listed = login.list(&key, self.local);
+        let listed = login.list(&key, self.local, self.tls);
         let link = Link {
             input: BytesMut::new(),
             output: BytesMut::new(),

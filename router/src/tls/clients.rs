@@ -5,14 +5,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::{Buf as _, BytesMut};
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use rustls::server::{Accepted, Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::StartHandshake;
 
 use super::files::{self, Stamp, TlsError};
-use super::{ALPN, certificate, provider};
+use super::{ALPN, certificate, description, provider};
 use crate::config::{ClientSslMode, ClientTls};
 use crate::stream::Stream;
 
@@ -173,19 +173,6 @@ impl ClientSide {
             certificate,
         };
         Ok((Stream::tls(stream.into()), secured))
-    }
-}
-
-/// As PgBouncer shows it: `TLSv1.3/TLS13_AES_256_GCM_SHA384`.
-fn description(session: &ServerConnection) -> String {
-    let version = match session.protocol_version() {
-        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-        _ => "TLS",
-    };
-    match session.negotiated_cipher_suite() {
-        Some(suite) => format!("{version}/{:?}", suite.suite()),
-        None => version.to_owned(),
     }
 }
 

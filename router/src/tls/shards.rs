@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::files::{self, Stamp, TlsError};
-use super::{ALPN, certificate, provider};
+use super::{ALPN, certificate, description, provider};
 use crate::config::{ServerSslMode, ServerTls};
 use crate::stream::Stream;
 
@@ -59,6 +59,8 @@ pub(crate) struct Opened {
     pub(crate) stream: Stream,
     /// What SCRAM can bind to, on an encrypted connection.
     pub(crate) end_point: Option<Vec<u8>>,
+    /// Version and cipher suite; empty without encryption.
+    pub(crate) description: String,
 }
 
 impl ShardSide {
@@ -146,9 +148,11 @@ impl ShardSide {
             .peer_certificates()
             .and_then(|chain| certificate::facts(chain.first()?))
             .and_then(|facts| facts.end_point);
+        let description = description(session);
         Ok(Opened {
             stream: Stream::tls(stream.into()),
             end_point,
+            description,
         })
     }
 }
@@ -158,6 +162,7 @@ impl Opened {
         Self {
             stream: Stream::Plain(socket),
             end_point: None,
+            description: String::new(),
         }
     }
 }

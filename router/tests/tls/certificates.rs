@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tenantry_router::config::ClientSslMode;
-use tenantry_router::{RouterError, TlsError};
+use tenantry_router::{Fresh, ReadConfig, RouterError, TlsError};
 use tenantry_testkit::tls::{Authority, Certificate};
 use tenantry_testkit::{Fleet, RawClient, RawError};
 use tenantry_wire::startup::ProtocolVersion;
@@ -207,4 +208,56 @@ async fn a_router_does_not_start_with_files_that_cannot_serve() {
     let error =
         started(&|config| config.client_tls.cert_file = Some("/nowhere/to/be".into())).await;
     assert!(matches!(error, TlsError::Read { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_reload_changes_what_is_demanded() {
+    let stage = Stage::new(ClientSslMode::Require).await;
+    let mut first = config(&stage.setup.fleet);
+    let certificate = stage.authority.server(NAME).unwrap();
+    configure(
+        &mut first,
+        ClientSslMode::Allow,
+        &stage.authority,
+        &certificate,
+    );
+    first.name = "another".to_owned();
+    let configured = Arc::new(Mutex::new(first.clone()));
+    let source = Arc::clone(&configured);
+    let source: ReadConfig = Arc::new(move || {
+        Ok(Fresh {
+            config: source.lock().clone(),
+            adopt: Box::new(Vec::new),
+        })
+    });
+    let router = tenantry_router::start_from(first, Some(source))
+        .await
+        .unwrap();
+    let login = stage.setup.login("shop");
+    until("the router knows the fleet", async || {
+        RawClient::login(router.pg_addr, &login).await.ok()
+    })
+    .await;
+
+    // What cannot serve changes nothing, not even what could.
+    configured.lock().client_tls.sslmode = ClientSslMode::Require;
+    configured.lock().client_tls.ca_file = None;
+    let certificate = configured.lock().client_tls.cert_file.clone();
+    configured.lock().client_tls.cert_file = Some("/nowhere/to/be".into());
+    let error = router.reload().await.unwrap_err().to_string();
+    assert!(error.contains("/nowhere/to/be"), "{error}");
+    RawClient::login(router.pg_addr, &login).await.unwrap();
+
+    configured.lock().client_tls.cert_file = certificate;
+    let changes = router.reload().await.unwrap();
+    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        ["router.client_tls_sslmode", "router.client_tls_ca_file"]
+    );
+    match RawClient::login(router.pg_addr, &login).await {
+        Err(RawError::Refused(error)) => assert_fields(&error, "28000", "TLS_REQUIRED"),
+        other => panic!("{other:?}"),
+    }
+    router.stop().await;
 }

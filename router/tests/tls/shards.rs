@@ -232,3 +232,58 @@ async fn a_login_that_is_bound_does_not_pass_a_man_in_the_middle() {
     })
     .await;
 }
+
+/// Agrees to encrypt and breaks off; serves whoever comes without.
+async fn broken_tls(to: SocketAddr) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 8];
+                client.read_exact(&mut request).await?;
+                if request[4..] == 80_877_103_u32.to_be_bytes() {
+                    return client.write_u8(b'S').await;
+                }
+                let mut server = TcpStream::connect(to).await?;
+                server.write_all(&request).await?;
+                copy_bidirectional(&mut client, &mut server).await.map(drop)
+            });
+        }
+    });
+    port
+}
+
+/// As with libpq, `prefer` is not worth a connection that could be had.
+#[tokio::test]
+async fn a_server_whose_tls_is_broken_serves_without_it_if_that_is_allowed() {
+    let authority = Authority::new().unwrap();
+    for (mode, serves) in [
+        (ServerSslMode::Prefer, true),
+        (ServerSslMode::Require, false),
+    ] {
+        let setup = stage(None, mode, &authority).await;
+        let shard = setup.fleet.shard(0);
+        let target = SocketAddr::from(([127, 0, 0, 1], shard.shard().address.port));
+        let address = ShardAddress {
+            port: broken_tls(target).await,
+            ..shard.shard().address.clone()
+        };
+        let mut known = setup.router.as_ref().unwrap().follow.clone();
+        let before = known.borrow().sequence;
+        let catalog = setup.fleet.catalog();
+        catalog
+            .set_shard_address(shard.id(), &address)
+            .await
+            .unwrap();
+        known
+            .wait_for(|status| status.sequence > before)
+            .await
+            .unwrap();
+        if serves {
+            assert!(!is_encrypted(&setup).await);
+        } else {
+            assert_fields(&refused(&setup).await, "57P03", "SHARD_DOWN");
+        }
+    }
+}

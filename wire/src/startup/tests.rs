@@ -178,6 +178,42 @@ fn direct_tls_is_recognised_only_where_tls_is_and_first() {
     );
 }
 
+/// The bytes of protocol 3.2 as "Message Formats" of PostgreSQL 18 lays them out.
+#[test]
+fn protocol_3_2_is_written_and_read_as_documented() {
+    let key: [u8; 32] = std::array::from_fn(|at| u8::try_from(at).unwrap());
+
+    let startup = b"\0\0\0\x10\0\x03\0\x02user\0a\0\0";
+    let Some((InitialRequest::Startup(params), _)) = decode(startup).unwrap() else {
+        panic!("no startup message")
+    };
+    assert_eq!(params.version, ProtocolVersion::V3_2);
+    assert_eq!(startup_of(ProtocolVersion::V3_2, &[("user", "a")]), startup);
+
+    let key_data = [&b"K\0\0\0\x28\x12\x34\x56\x78"[..], &key].concat();
+    let put = packet(|out| crate::backend::put_backend_key_data(out, 0x1234_5678, &key));
+    assert_eq!(put, key_data);
+
+    let cancel = [&b"\0\0\0\x2c\x04\xd2\x16\x2e\x12\x34\x56\x78"[..], &key].concat();
+    assert_eq!(
+        packet(|out| put_cancel_request(out, 0x1234_5678, &key)),
+        cancel
+    );
+    let expected = CancelKey {
+        pid: 0x1234_5678,
+        key: key.to_vec(),
+    };
+    assert_eq!(
+        decode(&cancel).unwrap(),
+        Some((InitialRequest::Cancel(expected), cancel.len()))
+    );
+
+    let negotiation = b"v\0\0\0\x18\0\x03\0\x02\0\0\0\x01_pq_.test_1\0";
+    let put =
+        packet(|out| crate::backend::put_negotiate_protocol_version(out, 2, &["_pq_.test_1"]));
+    assert_eq!(put, negotiation);
+}
+
 #[test]
 fn newer_versions_and_unknown_options_are_negotiated() {
     let accepted = |version, parameters: &[(&str, &str)]| {
