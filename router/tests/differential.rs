@@ -311,6 +311,29 @@ fn extended() -> Vec<(&'static str, Vec<Step>)> {
             ],
         ),
         (
+            "what follows ROLLBACK TO in its batch finds a transaction that is well",
+            vec![
+                query("BEGIN"),
+                step(1, |out| {
+                    run(out, "SAVEPOINT a", &[]);
+                    frontend::put_sync(out);
+                }),
+                step(1, |out| {
+                    run(out, "SELECT 1 / 0", &[]);
+                    frontend::put_sync(out);
+                }),
+                step(1, |out| {
+                    run(out, "ROLLBACK TO a", &[]);
+                    run(out, "RELEASE a", &[]);
+                    run(out, "SELECT count(*) FROM stores", &[]);
+                    run(out, "SAVEPOINT b", &[]);
+                    frontend::put_sync(out);
+                }),
+                query("RELEASE b"),
+                query("COMMIT"),
+            ],
+        ),
+        (
             "portal with row limit",
             vec![
                 query("BEGIN"),

@@ -268,6 +268,13 @@ impl Session {
                 Effect::RollbackTo(name) => {
                     self.state.rollback_to(&name);
                     server.reverted();
+                    // What follows in the same batch does not wait for ReadyForQuery to say so.
+                    if matches!(self.tx, Tx::Failed) {
+                        self.tx = Tx::Open {
+                            prologue: Vec::new(),
+                            restartable: false,
+                        };
+                    }
                 }
                 Effect::Release(name) => self.state.release(&name),
                 Effect::Set { name, value } => {
