@@ -58,7 +58,7 @@ pub(crate) struct CancelSlot {
 
 #[derive(Debug, Default)]
 struct SlotState {
-    backend: Option<BackendKey>,
+    backend: Option<Arc<BackendKey>>,
     queued: bool,
     /// Requests on their way to the attached connection.
     in_flight: usize,
@@ -130,7 +130,7 @@ impl Cancels {
         let mut inner = self.inner.lock();
         let number = inner.next_number();
         let slot = Arc::new(CancelSlot::new(number, key.pid, version));
-        slot.attach(key);
+        slot.attach(&Arc::new(key.clone()));
         inner.slots.insert(number, Arc::clone(&slot));
         let named = inner.direct.entry(key.pid).or_default();
         named.push(Arc::clone(&slot));
@@ -276,9 +276,9 @@ impl CancelSlot {
     }
 
     /// The session holds this connection now.
-    pub(crate) fn attach(&self, key: &BackendKey) {
+    pub(crate) fn attach(&self, key: &Arc<BackendKey>) {
         let mut state = self.state.lock();
-        state.backend = Some(key.clone());
+        state.backend = Some(Arc::clone(key));
         state.sent = 0;
         state.adrift = false;
     }
@@ -395,12 +395,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
             .unwrap();
-        let key = BackendKey {
+        let key = Arc::new(BackendKey {
             address: listener.local_addr().unwrap(),
             tls: None,
             pid: 1,
             secret: vec![0; 4],
-        };
+        });
         drop(listener);
         let cancels = Arc::new(Cancels::new(1));
         let registration = cancels.register(1, ProtocolVersion::V3_0).unwrap();

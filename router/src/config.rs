@@ -52,6 +52,9 @@ pub struct Config {
     pub handover_socket: Option<PathBuf>,
     /// Database name that clients give (`NAME` or `NAME/TENANT`).
     pub database: String,
+    /// Threads that serve sessions, each with sockets of its own. One serves about as many queries as a core can;
+    /// every further one makes a query a little dearer.
+    pub threads: usize,
     /// Server connections per shard.
     pub pool_size: usize,
     /// Sessions that may wait for a server connection of one shard.
@@ -145,6 +148,7 @@ impl Default for Config {
             peer_address: None,
             handover_socket: None,
             database: "shop".to_owned(),
+            threads: std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2)),
             pool_size: 20,
             pool_queue_max: 10_000,
             operator_connections_max: 10,

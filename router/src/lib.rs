@@ -7,6 +7,7 @@
 
 mod activity;
 mod arrivals;
+mod buffers;
 mod cancel;
 pub mod config;
 mod console;
@@ -32,6 +33,7 @@ mod session;
 mod socket;
 mod stop;
 mod stream;
+mod threads;
 mod tls;
 
 pub use config::{Change, Changeable, Config, ConfigError, LeftOut, Timeouts};

@@ -133,6 +133,7 @@ impl Router {
                 registry: crate::server::Registry::default(),
                 fleet: Arc::clone(&fleet),
                 message_bytes_max: config.message_bytes_max,
+                lends_buffers: !config.left_out.buffer_release,
             }),
             fleet,
             drain: CancellationToken::new(),
@@ -327,7 +328,8 @@ impl Router {
         tenant: Option<TenantId>,
     ) -> Result<Lease, Refusal> {
         let Some(tenant) = tenant else {
-            return self.any_connection(session.home()).await;
+            // Rare, and large: it would make every session's state larger.
+            return Box::pin(self.any_connection(session.home())).await;
         };
         let shard = self.await_shard(session, tenant).await?;
         let started = Instant::now();

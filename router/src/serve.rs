@@ -23,6 +23,7 @@ use crate::registration::{heartbeat, number};
 use crate::reload::{ReadConfig, ReloadError};
 use crate::router::{Router, TlsSides};
 use crate::socket::prepare_socket;
+use crate::threads::Threads;
 use crate::tls::TlsError;
 
 /// After the drain time, for sessions to give their server connections up.
@@ -50,6 +51,9 @@ pub enum RouterError {
     /// Files for TLS cannot be used.
     #[error("TLS cannot be used as configured")]
     Tls(#[source] TlsError),
+    /// The system gives no more threads.
+    #[error("cannot start the threads that serve sessions")]
+    Threads(#[source] std::io::Error),
     /// The catalog's URI is malformed.
     #[error("unusable catalog URI")]
     Catalog(#[source] CatalogError),
@@ -74,6 +78,8 @@ pub struct Running {
     router: Arc<Router>,
     replaced: CancellationToken,
     sessions: TaskTracker,
+    /// Sessions end with their threads: they are kept until the drain is over.
+    _threads: Arc<Threads>,
     tasks: TaskTracker,
     background: CancellationToken,
 }
@@ -121,6 +127,7 @@ pub async fn start_from(
         local(&sockets.pg, config.listen)?,
         local(&sockets.http, config.http_listen)?,
     );
+    let threads = Arc::new(Threads::start(config.threads).map_err(RouterError::Threads)?);
     let (background, replaced) = (CancellationToken::new(), CancellationToken::new());
     let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
 
@@ -158,6 +165,7 @@ pub async fn start_from(
     tasks.spawn(serve(
         Arc::clone(&router),
         sockets,
+        Arc::clone(&threads),
         sessions.clone(),
         replaced.clone(),
         background.clone(),
@@ -169,6 +177,7 @@ pub async fn start_from(
         router,
         replaced,
         sessions,
+        _threads: threads,
         tasks,
         background,
     })
@@ -333,6 +342,7 @@ fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Rout
 async fn serve(
     router: Arc<Router>,
     sockets: Sockets,
+    threads: Arc<Threads>,
     sessions: TaskTracker,
     replaced: CancellationToken,
     background: CancellationToken,
@@ -354,7 +364,7 @@ async fn serve(
         };
         estate.await_successor(path, background)
     });
-    let accepting = accept(router, sockets.pg, sessions, replaced);
+    let accepting = accept(router, sockets.pg, threads, sessions, replaced);
     match estate {
         Some(estate) => {
             tokio::join!(accepting, estate);
@@ -366,6 +376,7 @@ async fn serve(
 async fn accept(
     router: Arc<Router>,
     listener: Arc<TcpListener>,
+    threads: Arc<Threads>,
     sessions: TaskTracker,
     replaced: CancellationToken,
 ) {
@@ -377,9 +388,13 @@ async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, from)) => {
-                sessions.spawn(client(Arc::clone(&router), socket, from.ip()));
-            }
+            Ok((socket, from)) => match socket.into_std() {
+                Ok(socket) => {
+                    let client = client(Arc::clone(&router), socket, from.ip());
+                    threads.spawn(&sessions, client);
+                }
+                Err(error) => tracing::warn!(%error, "cannot hand a client to its thread"),
+            },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -389,13 +404,17 @@ async fn accept(
 }
 
 /// One client, from accept to close.
-async fn client(router: Arc<Router>, socket: TcpStream, from: IpAddr) {
+async fn client(router: Arc<Router>, socket: std::net::TcpStream, from: IpAddr) {
+    let Ok(socket) = TcpStream::from_std(socket) else {
+        return;
+    };
     if prepare_socket(&socket).is_err() {
         return;
     }
     let logging_in = router.logins.begin();
     let limit = router.config().timeouts.login;
-    let logged_in = match timeout(limit, login(Arc::clone(&router), socket, from)).await {
+    // Boxed, so that a session does not carry its login's state along.
+    let logged_in = match timeout(limit, Box::pin(login(Arc::clone(&router), socket, from))).await {
         Ok(Ok(logged_in)) => logged_in,
         Ok(Err(LoginEnd::Refused(name))) => return router.metrics.login_failed(name),
         Ok(Err(LoginEnd::Done)) => return,

@@ -13,6 +13,8 @@ use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::buffers;
+
 /// A connected socket.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -23,6 +25,15 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// The same socket, woken by the thread that asks from now on. An encrypted one stays where it is: that costs a
+    /// wake-up between threads and nothing else.
+    pub(crate) fn move_here(self) -> io::Result<Self> {
+        match self {
+            Self::Plain(socket) => TcpStream::from_std(socket.into_std()?).map(Self::Plain),
+            Self::Tls(stream) => Ok(Self::Tls(stream)),
+        }
+    }
+
     /// An encrypted connection after its handshake.
     pub(crate) fn tls(stream: TlsStream<TcpStream>) -> Self {
         Self::Tls(Box::new(stream))
@@ -81,6 +92,7 @@ impl Stream {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => return Poll::Pending,
                 }
+                buffers::lend(input);
                 input.reserve(size);
                 tokio_util::io::poll_read_buf(Pin::new(socket), cx, input)
             }
@@ -88,6 +100,7 @@ impl Stream {
                 let mut stream = Pin::new(stream);
                 let read = match stream.as_mut().poll_fill_buf(cx) {
                     Poll::Ready(Ok(decrypted)) => {
+                        buffers::lend(input);
                         input.extend_from_slice(decrypted);
                         decrypted.len()
                     }

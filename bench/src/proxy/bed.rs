@@ -73,7 +73,7 @@ impl Bed {
         fill(&fleet.server_of(shard).connect(UNGUARDED).await?, false).await?;
         let router =
             RouterProcess::start(&router_config(&fleet, POOL_SIZE), without, folder.path())?;
-        let pgbouncer = start_pgbouncer(installed, &fleet, shard, folder.path())?;
+        let pgbouncer = start_pgbouncer(installed, &fleet, shard, folder.path()).await?;
         Ok(Self {
             router,
             pgbouncer,
@@ -162,7 +162,7 @@ pub(crate) fn router_config(fleet: &Fleet, pool_size: usize) -> Config {
     }
 }
 
-fn start_pgbouncer(
+async fn start_pgbouncer(
     installed: &Installed,
     fleet: &Fleet,
     shard: &FleetShard,
@@ -177,7 +177,7 @@ fn start_pgbouncer(
         pool_size: POOL_SIZE,
         sessions: CLIENTS_MAX as usize,
     };
-    PgBouncer::start(installed, &backend, folder)
+    PgBouncer::start(installed, &backend, folder).await
 }
 
 /// pgbench's tables as `pgbench -i` makes them, with a tenant column in front of every key if there is a guard.

@@ -4,7 +4,7 @@
 //! connections to one tenant, with a signature that only this fleet's bench schema can make.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tenantry_cluster::{Account, free_port};
+use tokio::net::TcpStream;
 
 /// The database that is pooled by transactions, and the one that is pooled by sessions.
 pub(crate) const TRANSACTION: &str = "transaction";
@@ -81,7 +82,7 @@ pub(crate) struct PgBouncer {
 }
 
 impl PgBouncer {
-    pub(crate) fn start(
+    pub(crate) async fn start(
         installed: &Installed,
         backend: &Backend<'_>,
         folder: &Path,
@@ -110,18 +111,18 @@ impl PgBouncer {
             .spawn()
             .context("cannot start PgBouncer")?;
         let mut started = Self { child, port };
-        started.wait(&log)?;
+        started.wait(&log).await?;
         Ok(started)
     }
 
-    fn wait(&mut self, log: &Path) -> anyhow::Result<()> {
+    async fn wait(&mut self, log: &Path) -> anyhow::Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let deadline = Instant::now() + START_TIME;
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(address).await.is_err() {
             if self.child.try_wait()?.is_some() || Instant::now() > deadline {
                 bail!("PgBouncer did not start: {}", fs::read_to_string(log)?);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
     }

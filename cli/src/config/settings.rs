@@ -137,6 +137,7 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
         peer_address: reader.optional("router.peer_address"),
         handover_socket: reader.path("router.handover_socket"),
         database: reader.value("router.database", default.database),
+        threads: reader.value("router.threads", default.threads),
         pool_size: reader.value("router.pool_size", default.pool_size),
         pool_queue_max: reader.value("router.pool_queue_max", default.pool_queue_max),
         operator_connections_max: reader.value(

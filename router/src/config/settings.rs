@@ -115,6 +115,7 @@ settings! {
     Restart "router.peer_address" = peer_address;
     Restart "router.handover_socket" = handover_socket;
     Restart "router.database" = database;
+    Restart "router.threads" = threads;
     Live "router.pool_size" = pool_size;
     Live "router.pool_queue_max" = pool_queue_max;
     Live "router.operator_connections_max" = operator_connections_max;

@@ -9,6 +9,7 @@ mod pools;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,11 @@ use crate::server::{self, Bound, ConnectError, Server, ServerLogin};
 
 /// After saturation of the server itself, how long to wait before asking it again.
 const SATURATION_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a waiter may be passed over for one whose thread polls the connection that is free.
+const PASSED_OVER_MAX: Duration = Duration::from_millis(5);
+/// Waiters that are looked at to find one of the same thread.
+const LOOKED_AT_MAX: usize = 16;
 
 /// Bounds of one pool.
 #[derive(Debug, Clone, Copy)]
@@ -79,18 +85,26 @@ pub(crate) struct Pool {
 /// a connection is idle.
 #[derive(Debug, Default)]
 struct Inner {
-    idle: Vec<Server>,
+    idle: Vec<Box<Server>>,
     open: usize,
-    waiters: VecDeque<oneshot::Sender<Grant>>,
+    waiters: VecDeque<Waiter>,
     gate: Gate,
     /// Until when the shard is left alone, and why.
     down: Option<(Instant, String)>,
 }
 
+/// A session that waits.
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    thread: ThreadId,
+    sender: oneshot::Sender<Grant>,
+}
+
 /// What a waiter gets.
 #[derive(Debug)]
 enum Grant {
-    Connection(Box<Lease>),
+    Connection(Lease),
     /// The right to open one.
     Slot(Slot),
 }
@@ -118,7 +132,7 @@ impl Slot {
 /// A connection in use. Dropping it closes the connection; [`Lease::give_back`] returns it.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    server: Option<Server>,
+    server: Option<Box<Server>>,
     slot: Option<Slot>,
 }
 
@@ -131,16 +145,31 @@ impl Drop for Slot {
 }
 
 impl Lease {
-    fn new(server: Server, slot: Slot) -> Self {
+    fn new(server: Box<Server>, slot: Slot) -> Self {
         Self {
             server: Some(server),
             slot: Some(slot),
         }
     }
 
+    /// The same connection, polled by the thread that asks; `None` if the system refuses, which closes it.
+    fn move_here(mut self) -> Option<Self> {
+        let server = self.server.take()?;
+        match server.move_here() {
+            Ok(server) => {
+                self.server = Some(server);
+                Some(self)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take a server connection over from another thread");
+                None
+            }
+        }
+    }
+
     /// The connection. It is there until the lease is given back.
     pub(crate) fn server(&mut self) -> Option<&mut Server> {
-        self.server.as_mut()
+        self.server.as_deref_mut()
     }
 
     /// Returns a connection that is proven clean.
@@ -199,17 +228,26 @@ impl Pool {
         let started = Instant::now();
         loop {
             let slot = match self.try_acquire(tenant)? {
-                Attempt::Connection(lease) => return Ok(*lease),
+                Attempt::Connection(lease) => match lease.move_here() {
+                    Some(lease) => return Ok(lease),
+                    None => continue,
+                },
                 Attempt::Slot(slot) => slot,
                 Attempt::Wait(receiver) => match self.wait(receiver, started).await? {
-                    Grant::Connection(lease) => return Ok(*lease),
+                    Grant::Connection(lease) => match lease.move_here() {
+                        Some(lease) => return Ok(lease),
+                        None => continue,
+                    },
                     Grant::Slot(slot) => slot,
                 },
             };
-            match timeout(self.limits.load().connect, server::open(&self.login)).await {
+            let connect = self.limits.load().connect;
+            // Large, and rarely needed: a session that waits would carry it along.
+            let opening = Box::pin(server::open(&self.login));
+            match timeout(connect, opening).await {
                 Ok(Ok(server)) => {
                     self.inner.lock().down = None;
-                    return Ok(Lease::new(server, slot));
+                    return Ok(Lease::new(Box::new(server), slot));
                 }
                 Ok(Err(error)) if error.is_saturation() => {
                     drop(slot);
@@ -226,7 +264,8 @@ impl Pool {
 
     /// A connection that is idle right now, without waiting or opening one.
     pub(crate) fn take_idle(self: &Arc<Self>, tenant: Option<TenantId>) -> Option<Lease> {
-        self.take_quiet(&mut self.inner.lock(), tenant)
+        let lease = self.take_quiet(&mut self.inner.lock(), tenant);
+        lease?.move_here()
     }
 
     fn take_quiet(self: &Arc<Self>, inner: &mut Inner, tenant: Option<TenantId>) -> Option<Lease> {
@@ -246,7 +285,7 @@ impl Pool {
         // One lock for looking and queueing: nobody may be given back a connection in between.
         let mut inner = self.inner.lock();
         if let Some(lease) = self.take_quiet(&mut inner, tenant) {
-            return Ok(Attempt::Connection(Box::new(lease)));
+            return Ok(Attempt::Connection(lease));
         }
         if let Some((until, reason)) = &inner.down {
             if Instant::now() < *until {
@@ -261,7 +300,7 @@ impl Pool {
             inner.open += 1;
             return Ok(Attempt::Slot(Slot::new(self)));
         }
-        inner.waiters.retain(|waiter| !waiter.is_closed());
+        inner.waiters.retain(|waiter| !waiter.sender.is_closed());
         if inner.waiters.len() >= self.limits.load().queue_max {
             return Err(Refusal::QueueFull {
                 shard: self.shard_name(),
@@ -269,7 +308,11 @@ impl Pool {
             });
         }
         let (sender, receiver) = oneshot::channel();
-        inner.waiters.push_back(sender);
+        inner.waiters.push_back(Waiter {
+            since: Instant::now(),
+            thread: thread::current().id(),
+            sender,
+        });
         Ok(Attempt::Wait(receiver))
     }
 
@@ -343,7 +386,7 @@ impl Pool {
         }
     }
 
-    fn put_back(self: &Arc<Self>, mut server: Server) {
+    fn put_back(self: &Arc<Self>, mut server: Box<Server>) {
         server.idle_since = Instant::now();
         let outdated = server.listed.record().is_close_needed();
         let PoolLimits {
@@ -352,7 +395,8 @@ impl Pool {
         if !keeps_bind {
             server.link.state.bound = Bound::Unknown;
         }
-        let mut grant = Grant::Connection(Box::new(Lease::new(server, Slot::new(self))));
+        let thread = server.thread;
+        let mut grant = Grant::Connection(Lease::new(server, Slot::new(self)));
         loop {
             let waiter = {
                 let mut inner = self.inner.lock();
@@ -360,7 +404,7 @@ impl Pool {
                     // Dropping the grant gives its place up.
                     return;
                 }
-                let Some(waiter) = inner.waiters.pop_front() else {
+                let Some(waiter) = inner.next_waiter(thread) else {
                     if let Grant::Connection(mut lease) = grant
                         && let (Some(server), Some(slot)) = (lease.server.take(), lease.slot.take())
                     {
@@ -371,7 +415,7 @@ impl Pool {
                 };
                 waiter
             };
-            match waiter.send(grant) {
+            match waiter.sender.send(grant) {
                 Ok(()) => return,
                 Err(returned) => grant = returned,
             }
@@ -391,7 +435,7 @@ impl Pool {
                 };
                 waiter
             };
-            match waiter.send(Grant::Slot(Slot::new(self))) {
+            match waiter.sender.send(Grant::Slot(Slot::new(self))) {
                 Ok(()) => return,
                 // The right is still ours: it must not be passed on by its own drop.
                 Err(Grant::Slot(slot)) => {
@@ -415,7 +459,7 @@ impl Pool {
 }
 
 enum Attempt {
-    Connection(Box<Lease>),
+    Connection(Lease),
     Slot(Slot),
     Wait(oneshot::Receiver<Grant>),
 }
@@ -429,16 +473,33 @@ impl Inner {
         }
     }
 
-    /// The most recently used connection of this tenant, or else of anyone.
-    fn take_idle(&mut self, tenant: Option<TenantId>) -> Option<Server> {
-        let wanted = Bound::Known(tenant);
-        let at = self
-            .idle
-            .iter()
-            .rposition(|server| server.link.state.bound == wanted);
-        match at {
-            Some(at) => Some(self.idle.remove(at)),
-            None => self.idle.pop(),
+    /// The most recently used connection of this tenant, or else of anyone; of this thread rather than of another,
+    /// because moving one costs less than binding one.
+    fn take_idle(&mut self, tenant: Option<TenantId>) -> Option<Box<Server>> {
+        let (wanted, here) = (Bound::Known(tenant), thread::current().id());
+        let mut best = None;
+        for (at, server) in self.idle.iter().enumerate().rev() {
+            let fit = (server.link.state.bound == wanted, server.thread == here);
+            if best.is_none_or(|(_, found)| fit > found) {
+                best = Some((at, fit));
+            }
+            if fit == (true, true) {
+                break;
+            }
         }
+        best.map(|(at, _)| self.idle.remove(at))
+    }
+
+    /// Who gets a connection of this thread: of those who wait the longest the first on the same thread, unless
+    /// someone else has waited for too long.
+    fn next_waiter(&mut self, thread: ThreadId) -> Option<Waiter> {
+        let first = self.waiters.front()?;
+        if first.since.elapsed() > PASSED_OVER_MAX {
+            return self.waiters.pop_front();
+        }
+        let near = self.waiters.iter().take(LOOKED_AT_MAX);
+        let same = near.enumerate().find(|(_, waiter)| waiter.thread == thread);
+        let at = same.map_or(0, |(at, _)| at);
+        self.waiters.remove(at)
     }
 }

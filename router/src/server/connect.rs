@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -374,7 +375,7 @@ impl Opening {
     }
 
     fn finish(self, login: &ServerLogin, identity: String) -> Result<Server, ConnectError> {
-        let key = self.key.ok_or_else(no_key)?;
+        let key = Arc::new(self.key.ok_or_else(no_key)?);
         let listed = login.list(&key, self.local, self.tls);
         let link = Link {
             input: BytesMut::new(),
@@ -400,6 +401,7 @@ impl Opening {
             stream: self.stream,
             link,
             idle_since: Instant::now(),
+            thread: thread::current().id(),
             listed,
         })
     }

@@ -8,7 +8,9 @@ mod exchange;
 mod prepared;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 
 use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
@@ -50,7 +52,7 @@ pub(crate) enum Bound {
 /// What is known of the session behind a connection.
 #[derive(Debug)]
 pub(crate) struct ServerState {
-    pub(crate) key: BackendKey,
+    pub(crate) key: Arc<BackendKey>,
     /// Covered by the signature of every bind on this connection.
     pub(crate) identity: String,
     pub(crate) guard: GuardKey,
@@ -118,11 +120,35 @@ pub(crate) struct Server {
     pub(crate) stream: Stream,
     pub(crate) link: Link,
     pub(crate) idle_since: tokio::time::Instant,
+    /// Which thread is woken when its socket is ready.
+    pub(crate) thread: ThreadId,
     /// Keeps it among the connections that operators see.
     pub(crate) listed: ServerGuard,
 }
 
 impl Server {
+    /// The same connection, whose socket wakes the thread that asks.
+    pub(crate) fn move_here(self: Box<Self>) -> io::Result<Box<Self>> {
+        let here = thread::current().id();
+        if self.thread == here {
+            return Ok(self);
+        }
+        let Self {
+            stream,
+            link,
+            idle_since,
+            listed,
+            ..
+        } = *self;
+        Ok(Box::new(Self {
+            stream: stream.move_here()?,
+            link,
+            idle_since,
+            thread: here,
+            listed,
+        }))
+    }
+
     /// Whether an idle connection is still usable: a server that has said anything while idle is
     /// about to close.
     pub(crate) fn is_quiet(&self) -> bool {

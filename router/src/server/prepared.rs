@@ -1,9 +1,9 @@
 //! Prepared statements in transaction mode: router-wide names, and which of them a connection has.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 /// How a statement is prepared on a server connection.

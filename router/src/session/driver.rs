@@ -11,14 +11,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::frontend as tag;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{Next, Session};
 use crate::activity::{Call, Called, ClientState, Meter};
+use crate::buffers::{self, READ_SIZE};
 use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
 use crate::overtime::Overtime;
@@ -27,8 +31,6 @@ use crate::router::Router;
 use crate::server::Server;
 use crate::stream::Stream;
 
-/// Bytes read from a socket at once.
-const READ_SIZE: usize = 16 << 10;
 /// Beyond this many unread bytes for one side, the other side is not read.
 const HIGH_WATER: usize = 256 << 10;
 /// Longest time to write what is owed to a client whose session has ended.
@@ -78,8 +80,7 @@ impl Connection {
     /// Runs the session to its end.
     pub(crate) async fn run(mut self) -> Ended {
         let router = Arc::clone(&self.router);
-        let mut drain = std::pin::pin!(router.drain.cancelled());
-        let mut end = std::pin::pin!(router.end.cancelled());
+        let mut signals = signals(&router);
         let mut called = self.called.clone();
         let mut draining = false;
         let mut lease: Option<Lease> = None;
@@ -91,8 +92,7 @@ impl Connection {
             let woken = tokio::select! {
                 biased;
                 call = poll_fn(|cx| called.poll(cx)) => Woken::Called(call),
-                () = &mut drain, if !draining => Woken::Drain,
-                () = &mut end => Woken::End,
+                Some(signal) = signals.next() => signal,
                 io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
                 // Only after a look at the sockets: what the client has sent is still served.
                 () = std::future::ready(()), if may_end => Woken::End,
@@ -140,9 +140,8 @@ impl Connection {
             match self.session.next(&mut self.input, link) {
                 Next::More => {}
                 Next::Wait => {
-                    if self.input.is_empty() {
-                        // An idle session keeps no buffer.
-                        self.input = BytesMut::new();
+                    if self.session.lends_buffers() {
+                        buffers::take_back(&mut self.input);
                     }
                     self.note_rest(lease);
                     return None;
@@ -255,10 +254,12 @@ impl Connection {
         if let Some(lease) = self.router.idle_connection(&self.session, tenant)? {
             return Ok(self.attach(lease, tenant));
         }
-        // What the session has answered already must not wait for the connection.
-        let output = self.session.output.split();
-        if self.stream.send(&output).await.is_err() {
-            return Err(Unavailable::ClientGone);
+        if !self.session.output.is_empty() {
+            // What the session has answered already must not wait for the connection.
+            let output = self.session.output.split();
+            if self.stream.send(&output).await.is_err() {
+                return Err(Unavailable::ClientGone);
+            }
         }
         let router = Arc::clone(&self.router);
         let slot = Arc::clone(&self.slot);
@@ -304,9 +305,7 @@ impl Connection {
             Ok(()) => {
                 let (requests, transactions) = self.session.progress();
                 self.meter.gets_on(requests, transactions);
-                if server.link.input.is_empty() {
-                    server.link.input = BytesMut::new();
-                }
+                buffers::take_back(&mut server.link.input);
                 true
             }
             Err(fault) => {
@@ -384,6 +383,9 @@ impl Connection {
         let was_high = self.session.output.len() > HIGH_WATER;
         let owed = self.session.output.len();
         let written = poll_write(&mut self.stream, &mut self.session.output, cx);
+        if self.session.lends_buffers() {
+            buffers::take_back(&mut self.session.output);
+        }
         self.meter.sent(owed - self.session.output.len());
         match written {
             Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
@@ -441,6 +443,20 @@ impl Connection {
     }
 }
 
+/// What the router tells all its sessions. Each is only polled when it has something to say: its own poll takes a
+/// lock that all sessions share.
+fn signals(router: &Router) -> FuturesUnordered<BoxFuture<'static, Woken>> {
+    let of = |token: &CancellationToken, woken| {
+        let token = token.clone();
+        async move {
+            token.cancelled().await;
+            woken
+        }
+        .boxed()
+    };
+    FuturesUnordered::from_iter([of(&router.end, Woken::End), of(&router.drain, Woken::Drain)])
+}
+
 /// Why a session gets no connection.
 #[derive(Debug)]
 pub(crate) enum Unavailable {
@@ -467,8 +483,7 @@ fn poll_write(stream: &mut Stream, output: &mut BytesMut, cx: &mut Context<'_>) 
 /// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound.
 async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
     while input.len() < HIGH_WATER {
-        input.reserve(READ_SIZE);
-        match stream.read_buf(input).await {
+        match poll_fn(|cx| stream.poll_fill(input, READ_SIZE, cx)).await {
             Ok(0) | Err(_) if ends_with_terminate(input) => break,
             Ok(0) | Err(_) => return,
             Ok(_) => {}

@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) fleet: Arc<crate::fleet::FleetWatch>,
     pub(crate) message_bytes_max: usize,
+    /// Whether a session that waits gives the memory of its buffers back.
+    pub(crate) lends_buffers: bool,
 }
 
 /// Who the client is; fixed at startup.
@@ -263,6 +265,10 @@ impl Session {
 
     pub(crate) fn fleet(&self) -> Arc<Fleet> {
         self.shared.fleet.current()
+    }
+
+    pub(crate) fn lends_buffers(&self) -> bool {
+        self.shared.lends_buffers
     }
 
     pub(crate) fn home(&self) -> Option<ShardId> {

@@ -11,6 +11,7 @@ use tenantry_wire::tag::backend as tag;
 
 use super::expect::{Effect, Expect, Skipped};
 use super::{Batch, Session, Tx};
+use crate::buffers;
 use crate::server::{Bound, Link, ServerState};
 
 /// Rows up to this size, bytes, are only passed on whole: if the server is lost in the middle of one,
@@ -34,6 +35,7 @@ pub(crate) enum ServerFault {
 impl Session {
     /// Takes everything that has arrived from the server.
     pub(crate) fn on_server(&mut self, server: &mut Link) -> Result<(), ServerFault> {
+        buffers::lend(&mut self.output);
         loop {
             if self.passing > 0 {
                 let piece = server.input.len().min(self.passing);
@@ -57,8 +59,12 @@ impl Session {
                 server.input.reserve(head.total - server.input.len());
                 return Ok(());
             }
-            let message = server.input.split_to(head.total).freeze();
-            self.server_message(head.tag, &message, server)?;
+            // Aside, so that the message can be looked at while the rest of the link changes.
+            let mut input = std::mem::take(&mut server.input);
+            let taken = self.server_message(head.tag, &input[..head.total], server);
+            input.advance(head.total);
+            server.input = input;
+            taken?;
         }
     }
 
@@ -92,7 +98,7 @@ impl Session {
     fn server_message(
         &mut self,
         letter: u8,
-        message: &Bytes,
+        message: &[u8],
         server: &mut Link,
     ) -> Result<(), ServerFault> {
         let body = &message[HEAD_LEN..];
@@ -144,7 +150,7 @@ impl Session {
     }
 
     /// Parse, Bind or Close succeeded.
-    fn step_completed(&mut self, letter: u8, message: &Bytes) -> Result<(), ServerFault> {
+    fn step_completed(&mut self, letter: u8, message: &[u8]) -> Result<(), ServerFault> {
         if matches!(self.expects.front(), Some(Expect::Fallback { .. })) {
             return Ok(());
         }
@@ -164,7 +170,7 @@ impl Session {
         Ok(())
     }
 
-    fn described(&mut self, letter: u8, message: &Bytes) {
+    fn described(&mut self, letter: u8, message: &[u8]) {
         let simple = match self.expects.front() {
             Some(Expect::Describe { simple }) => {
                 let simple = *simple;
@@ -192,7 +198,7 @@ impl Session {
         }
     }
 
-    fn command_completed(&mut self, message: &Bytes, server: &mut Link) -> Result<(), ServerFault> {
+    fn command_completed(&mut self, message: &[u8], server: &mut Link) -> Result<(), ServerFault> {
         let command = backend::command_complete(&message[HEAD_LEN..])
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         match self.expects.front_mut() {
@@ -231,7 +237,7 @@ impl Session {
                 if let Some(Expect::Execute { effects, withhold }) = self.expects.pop() {
                     self.apply(effects, command, &mut server.state);
                     if withhold {
-                        self.withheld = Some(message.clone());
+                        self.withheld = Some(Bytes::copy_from_slice(message));
                     } else {
                         self.output.extend_from_slice(message);
                     }
@@ -323,7 +329,7 @@ impl Session {
     fn parameter_status(
         &mut self,
         body: &[u8],
-        message: &Bytes,
+        message: &[u8],
         server: &mut ServerState,
     ) -> Result<(), ServerFault> {
         let status = backend::parameter_status(body)
@@ -417,7 +423,7 @@ impl Session {
         }
     }
 
-    fn server_error(&mut self, message: &Bytes, server: &mut Link) -> Result<(), ServerFault> {
+    fn server_error(&mut self, message: &[u8], server: &mut Link) -> Result<(), ServerFault> {
         let body = &message[HEAD_LEN..];
         let fields = backend::ErrorFields::decode(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;

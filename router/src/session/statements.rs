@@ -1,9 +1,9 @@
 //! The client's prepared statements and the portals that the router has to know of.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::server::Prepared;
 

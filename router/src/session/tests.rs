@@ -25,6 +25,7 @@ fn session(tenant: Option<TenantId>) -> Session {
         registry: Registry::default(),
         fleet: Arc::new(FleetWatch::unknown()),
         message_bytes_max: 1 << 20,
+        lends_buffers: true,
     };
     let role = Role {
         name: "shop".to_owned(),
@@ -53,12 +54,12 @@ fn link() -> Link {
         input: BytesMut::new(),
         output: BytesMut::new(),
         state: ServerState {
-            key: BackendKey {
+            key: Arc::new(BackendKey {
                 address: ([127, 0, 0, 1], 1).into(),
                 tls: None,
                 pid: 1,
                 secret: vec![0; 4],
-            },
+            }),
             identity: "one".to_owned(),
             guard: GuardKey::generate(1),
             bound: Bound::Known(None),
