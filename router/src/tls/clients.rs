@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::server::StartHandshake;
 
-use super::files::{self, Stamp, TlsError};
+use super::files::{self, Stamp, TlsError, Watch};
 use super::{ALPN, certificate, description, provider};
 use crate::config::{ClientSslMode, ClientTls};
 use crate::stream::Stream;
@@ -56,8 +56,7 @@ pub(crate) enum ClientHandshakeError {
 #[derive(Debug)]
 pub(crate) struct Clients {
     current: ArcSwap<ClientSide>,
-    /// The files as they were when they were last looked at.
-    seen: Mutex<Vec<Stamp>>,
+    watch: Mutex<Watch>,
 }
 
 /// Settings, and what was read because of them.
@@ -113,7 +112,7 @@ impl ClientSide {
 impl Clients {
     pub(crate) fn new(state: ClientSide) -> Self {
         Self {
-            seen: Mutex::new(state.stamps.clone()),
+            watch: Mutex::new(Watch::new(state.stamps.clone())),
             current: ArcSwap::from_pointee(state),
         }
     }
@@ -125,7 +124,7 @@ impl Clients {
 
     /// Puts what was read into force. Sessions that are open keep what they have.
     pub(crate) fn adopt(&self, state: ClientSide) {
-        self.seen.lock().clone_from(&state.stamps);
+        *self.watch.lock() = Watch::new(state.stamps.clone());
         self.current.store(Arc::new(state));
     }
 
@@ -133,11 +132,9 @@ impl Clients {
     /// nothing, and is told once per change.
     pub(crate) fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let current = self.current();
-        let now = stamps(&current.settings);
-        if *self.seen.lock() == now {
+        if !self.watch.lock().has_changed(stamps(&current.settings)) {
             return Ok(false);
         }
-        *self.seen.lock() = now;
         self.adopt(ClientSide::read(&current.settings)?);
         Ok(true)
     }

@@ -148,6 +148,36 @@ fn check_access(path: &Path, mode: u32, owner: u32, ours: u32) -> Result<(), Tls
 /// What tells one state of a file from another: when it was written, which file it is, how long it is.
 pub(super) type Stamp = Option<(SystemTime, u64, u64)>;
 
+/// Notices that files have changed, once they have stayed the same from one look to the next: a certificate and its key
+/// are two files, and what is read between the two belongs to neither.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// At the last look.
+    seen: Vec<Stamp>,
+    /// When they were last read, whether they could be used or not.
+    read: Vec<Stamp>,
+}
+
+impl Watch {
+    pub(super) fn new(read: Vec<Stamp>) -> Self {
+        Self {
+            seen: read.clone(),
+            read,
+        }
+    }
+
+    /// Whether the files are to be read again. Says so once.
+    pub(super) fn has_changed(&mut self, now: Vec<Stamp>) -> bool {
+        let settled = self.seen == now;
+        self.seen = now;
+        if !settled || self.read == self.seen {
+            return false;
+        }
+        self.read.clone_from(&self.seen);
+        true
+    }
+}
+
 /// The state of each file, as far as can be told.
 pub(super) fn stamps<'p>(paths: impl IntoIterator<Item = &'p Option<PathBuf>>) -> Vec<Stamp> {
     let stamp = |path: &PathBuf| {
@@ -178,6 +208,20 @@ fn read(path: &Path, file: File) -> Result<Vec<u8>, TlsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_is_read_once_it_has_settled() {
+        let stamp = |number| vec![Some((SystemTime::UNIX_EPOCH, number, 1))];
+        let mut watch = Watch::new(stamp(1));
+        assert!(!watch.has_changed(stamp(1)));
+        assert!(!watch.has_changed(stamp(2)));
+        assert!(!watch.has_changed(stamp(3)));
+        assert!(watch.has_changed(stamp(3)));
+        assert!(!watch.has_changed(stamp(3)));
+        assert!(!watch.has_changed(vec![None]));
+        // Back to what was read: nothing has happened.
+        assert!(!watch.has_changed(stamp(3)) && !watch.has_changed(stamp(3)));
+    }
 
     #[test]
     fn keys_are_for_their_owner() {

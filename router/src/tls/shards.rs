@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::files::{self, Stamp, TlsError};
+use super::files::{self, Stamp, TlsError, Watch};
 use super::{ALPN, certificate, description, provider};
 use crate::config::{ServerSslMode, ServerTls};
 use crate::stream::Stream;
@@ -41,8 +41,7 @@ pub(crate) enum ShardTlsError {
 #[derive(Debug)]
 pub(crate) struct Shards {
     current: ArcSwap<ShardSide>,
-    /// The file as it was when it was last looked at.
-    seen: Mutex<Vec<Stamp>>,
+    watch: Mutex<Watch>,
 }
 
 /// Settings, and what was read because of them.
@@ -79,7 +78,7 @@ impl ShardSide {
 impl Shards {
     pub(crate) fn new(state: ShardSide) -> Self {
         Self {
-            seen: Mutex::new(state.stamps.clone()),
+            watch: Mutex::new(Watch::new(state.stamps.clone())),
             current: ArcSwap::from_pointee(state),
         }
     }
@@ -90,18 +89,20 @@ impl Shards {
 
     /// Puts what was read into force. Connections that are open keep what they have.
     pub(crate) fn adopt(&self, state: ShardSide) {
-        self.seen.lock().clone_from(&state.stamps);
+        *self.watch.lock() = Watch::new(state.stamps.clone());
         self.current.store(Arc::new(state));
     }
 
     /// Reads the authorities again if they have changed; true if they are in force now.
     pub(crate) fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let current = self.current.load_full();
-        let now = files::stamps([&current.settings.ca_file]);
-        if *self.seen.lock() == now {
+        if !self
+            .watch
+            .lock()
+            .has_changed(files::stamps([&current.settings.ca_file]))
+        {
             return Ok(false);
         }
-        *self.seen.lock() = now;
         self.adopt(ShardSide::read(&current.settings)?);
         Ok(true)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenantry_router::config::ClientSslMode;
+use tenantry_schema::fleet::RoleKind;
 use tenantry_testkit::tls::Authority;
 use tenantry_testkit::{RawClient, RawError, error_of, rows_of};
 use tenantry_wire::backend::Authentication;
@@ -345,4 +346,25 @@ async fn a_slow_handshake_is_cut_off() {
     })
     .await;
     assert_eq!(stage.setup.metric("clients_unauthenticated", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn an_operators_session_on_one_shard_is_encrypted_too() {
+    let stage = Stage::new(ClientSslMode::Require).await;
+    stage
+        .setup
+        .fleet
+        .add_role("ops", PASSWORD, RoleKind::Operator, Vec::new())
+        .await
+        .unwrap();
+    let shard = stage.setup.fleet.shard(0).name().to_string();
+    let options = format!("sslmode=require channel_binding=require user=ops dbname=shard/{shard}");
+    let much = "SELECT sum(length(repeat('x', n))) FROM generate_series(1, 1000) n";
+    until("the router knows the role", async || {
+        let (content, text) = stage.psql(&options, much).await;
+        content.then(|| assert_eq!(text, "500500"))
+    })
+    .await;
+    let (content, text) = stage.psql(&options, "SELECT repeat('y', 3000000)").await;
+    assert!(content && text.len() == 3_000_000, "{}", text.len());
 }
