@@ -56,6 +56,10 @@ pub(crate) enum Refusal {
     Immutable { bound: String },
     #[error("cannot switch the tenant inside a transaction")]
     SwitchInTransaction,
+    #[error("{what} cannot run inside a transaction block")]
+    InTransactionBlock { what: &'static str },
+    #[error("{what} cannot be executed within a pipeline")]
+    InPipeline { what: &'static str },
     #[error("tenant {tenant} is still being provisioned")]
     Provisioning { tenant: String, waited: Duration },
     #[error("no shard can hold tenant {tenant}: the ring is empty")]
@@ -132,6 +136,18 @@ pub(crate) enum Refusal {
     DuplicateStatement { name: String },
     #[error("{} does not exist", statement_name(name))]
     UnknownStatement { name: String },
+    #[error(
+        "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {wanted}"
+    )]
+    ParameterCount {
+        name: String,
+        given: usize,
+        wanted: usize,
+    },
+    #[error("cannot insert multiple commands into a prepared statement")]
+    SeveralStatements,
+    #[error("portal \"{name}\" cannot be run")]
+    PortalDone { name: String },
     #[error("portal \"{name}\" does not exist")]
     UnknownPortal { name: String },
     #[error("unrecognized configuration parameter \"{name}\"")]
@@ -171,7 +187,9 @@ impl Refusal {
             | Self::ChannelBinding
             | Self::TenantRequired => sqlstate::INVALID_AUTHORIZATION_SPECIFICATION,
             Self::Immutable { .. } | Self::NotPermitted { .. } => sqlstate::INSUFFICIENT_PRIVILEGE,
-            Self::SwitchInTransaction => sqlstate::ACTIVE_SQL_TRANSACTION,
+            Self::SwitchInTransaction
+            | Self::InTransactionBlock { .. }
+            | Self::InPipeline { .. } => sqlstate::ACTIVE_SQL_TRANSACTION,
             Self::Provisioning { .. }
             | Self::EmptyRing { .. }
             | Self::NoShard
@@ -197,7 +215,9 @@ impl Refusal {
                 Overtime::IdleClient => sqlstate::IDLE_SESSION_TIMEOUT,
             },
             Self::Shutdown | Self::SessionLost { .. } => sqlstate::ADMIN_SHUTDOWN,
-            Self::Protocol { .. } => sqlstate::PROTOCOL_VIOLATION,
+            Self::Protocol { .. } | Self::ParameterCount { .. } => sqlstate::PROTOCOL_VIOLATION,
+            Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
+            Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Startup { code, .. } => code,
             Self::Unsupported { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::TransactionAborted => sqlstate::IN_FAILED_SQL_TRANSACTION,
@@ -225,6 +245,8 @@ impl Refusal {
             Self::TenantRequired => "TENANT_REQUIRED",
             Self::Immutable { .. } => "TENANT_IMMUTABLE",
             Self::SwitchInTransaction => "TENANT_SWITCH_IN_TRANSACTION",
+            Self::InTransactionBlock { .. } => "IN_TRANSACTION_BLOCK",
+            Self::InPipeline { .. } => "IN_PIPELINE",
             Self::Provisioning { .. } => "TENANT_PROVISIONING",
             Self::EmptyRing { .. } => "RING_EMPTY",
             Self::NoShard => "NO_SHARD",
@@ -260,6 +282,9 @@ impl Refusal {
             Self::TransactionAborted => "TRANSACTION_ABORTED",
             Self::DuplicateStatement { .. } => "STATEMENT_EXISTS",
             Self::UnknownStatement { .. } => "STATEMENT_UNKNOWN",
+            Self::ParameterCount { .. } => "PARAMETER_COUNT",
+            Self::SeveralStatements => "SEVERAL_STATEMENTS",
+            Self::PortalDone { .. } => "PORTAL_DONE",
             Self::UnknownPortal { .. } => "PORTAL_UNKNOWN",
             Self::UnknownSetting { .. } => "SETTING_UNKNOWN",
             Self::ReadOnlySetting { .. } => "SETTING_READ_ONLY",
@@ -354,6 +379,8 @@ impl Refusal {
                 "use a service role to act for several tenants over one connection"
             }
             Self::SwitchInTransaction => "end the transaction, then set tenantry.tenant",
+            Self::InPipeline { .. } => "send a Sync before it",
+            Self::InTransactionBlock { .. } => "end the transaction first, or send it alone",
             Self::Provisioning { .. } => "retry in a moment",
             Self::EmptyRing { .. } => "add a shared shard with `tenantry shard add`",
             Self::NoShard => "see `tenantry shard list`; retry in a moment",
@@ -406,6 +433,9 @@ impl Refusal {
             Self::TransactionAborted => "ROLLBACK ends the transaction",
             Self::DuplicateStatement { .. } => "close or DEALLOCATE it first, or use another name",
             Self::UnknownStatement { .. } => "prepare it first",
+            Self::ParameterCount { .. } => "bind as many values as the statement has parameters",
+            Self::SeveralStatements => "prepare each of them, or send a simple query",
+            Self::PortalDone { .. } => "bind the statement again to run it again",
             Self::UnknownPortal { .. } => "bind it first; portals end with their transaction",
             Self::UnknownSetting { .. } => {
                 "settings of the router are tenantry.tenant, tenantry.shard and tenantry.epoch"

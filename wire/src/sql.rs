@@ -26,7 +26,9 @@ mod transaction;
 pub use calls::{Arg, ParamType, SettingCall};
 pub use classify::classify;
 pub use comment::sql_comment_tenant;
-pub use hints::{is_read_only_hint, may_set_unseen, mentions_setting_function, takes_session_lock};
+pub use hints::{
+    is_read_only_hint, is_select, may_set_unseen, mentions_setting_function, takes_session_lock,
+};
 pub use kind::{DiscardTarget, Kind, SetValue};
 pub use lexer::{Lexer, Token, TokenKind};
 pub use quote::{quote_identifier, quote_literal};

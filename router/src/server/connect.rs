@@ -389,6 +389,7 @@ impl Opening {
                 applied: Some(Settings::default()),
                 bound_in_transaction: false,
                 applied_in_transaction: false,
+                applied_by_router: false,
                 copy_role: false,
                 prepared: PreparedCache::new(login.statements_max),
                 unnamed: None,

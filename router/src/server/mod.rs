@@ -67,6 +67,8 @@ pub(crate) struct ServerState {
     pub(crate) bound_in_transaction: bool,
     /// The current transaction contains changes of settings.
     pub(crate) applied_in_transaction: bool,
+    /// Some of them are the router's doing, for a client that had made them before.
+    pub(crate) applied_by_router: bool,
     /// The transaction runs as `tenantry_copy` until told otherwise.
     pub(crate) copy_role: bool,
     pub(crate) prepared: PreparedCache,
@@ -90,6 +92,7 @@ impl ServerState {
         }
         self.bound_in_transaction = false;
         self.applied_in_transaction = false;
+        self.applied_by_router = false;
         self.copy_role = false;
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Handled {
 
 impl Session {
     /// Advances by one message, or by one statement of a multi-statement Query.
-    pub(crate) fn next(&mut self, input: &mut BytesMut, server: Option<&mut Link>) -> Next {
+    pub(crate) fn next(&mut self, input: &mut BytesMut, mut server: Option<&mut Link>) -> Next {
         if self.closing {
             return Next::Close;
         }
@@ -43,8 +43,8 @@ impl Session {
             return self.pass_in(input, server);
         }
         if self.script.is_some() && !self.copy_in {
-            let handled = self.script_step(server);
-            return self.conclude(handled).0;
+            let handled = self.script_step(server.as_deref_mut());
+            return self.conclude(handled, server).0;
         }
         let head = match frame::peek(input, self.shared.message_bytes_max) {
             Ok(Some(head)) => head,
@@ -71,8 +71,8 @@ impl Session {
             body: &input[HEAD_LEN..head.total],
             bytes: &input[..head.total],
         };
-        let handled = self.client_message(message, server);
-        let (next, consumed) = self.conclude(handled);
+        let handled = self.client_message(message, server.as_deref_mut());
+        let (next, consumed) = self.conclude(handled, server);
         if consumed {
             input.advance(head.total);
         }
@@ -80,7 +80,11 @@ impl Session {
     }
 
     /// Turns the outcome of a step into what the driver does, and whether the step is over.
-    fn conclude(&mut self, handled: Result<Handled, Refusal>) -> (Next, bool) {
+    fn conclude(
+        &mut self,
+        handled: Result<Handled, Refusal>,
+        server: Option<&mut Link>,
+    ) -> (Next, bool) {
         match handled {
             Ok(Handled::Done) => (Next::More, true),
             Ok(Handled::Later) => (Next::Wait, false),
@@ -89,6 +93,7 @@ impl Session {
             // A refusal is only decided when settled, so its place is here.
             Err(refusal) => {
                 self.refuse_current(&refusal);
+                self.fail_on_server(server);
                 (Next::More, true)
             }
         }
@@ -168,6 +173,9 @@ impl Session {
                 return Ok(Handled::Later);
             }
         }
+        if let Some(handled) = self.fail_for_truth(message, server.as_deref_mut()) {
+            return Ok(handled);
+        }
         match message.tag {
             tag::QUERY => self.query(message, server),
             tag::FUNCTION_CALL => self.function_call(message, server),
@@ -214,12 +222,19 @@ impl Session {
         false
     }
 
+    /// Asks for the answers to what was sent, for a message that waits for them.
+    pub(super) fn flush(&mut self, server: &mut Link) {
+        frontend::put_flush(&mut server.output);
+        self.batch.flushed = true;
+    }
+
     fn sync(&mut self, server: Option<&mut Link>) -> Result<Handled, Refusal> {
         if self.copy_in {
             return Ok(Handled::Done);
         }
         let forwarded = std::mem::take(&mut self.batch.forwarded);
         self.batch.ended = false;
+        self.batch.executed = false;
         match server {
             Some(server) if forwarded => {
                 if self.batch.abort {
@@ -246,7 +261,7 @@ impl Session {
 }
 
 /// Whether a message may make the server run or analyse a statement.
-fn runs_something(letter: u8) -> bool {
+pub(super) fn runs_something(letter: u8) -> bool {
     matches!(
         letter,
         tag::QUERY | tag::FUNCTION_CALL | tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE

@@ -6,7 +6,7 @@ use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
 
 use super::Session;
 use super::client::{ClientMessage, Handled};
-use super::expect::Expect;
+use super::expect::{Expect, Shown};
 use super::extended::malformed;
 use super::statements::{ClientStatement, Portal};
 use crate::error::Refusal;
@@ -19,7 +19,7 @@ impl Session {
     pub(super) fn describe(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Link>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let target = Target::decode(message.body).map_err(malformed)?;
         if target.kind == TargetKind::Portal {
@@ -28,9 +28,12 @@ impl Session {
                 self.describe_own(&text, None);
                 return Ok(Handled::Done);
             }
-            return self.forward_extended(message, server, Expect::Describe { simple: false });
+            if self.lacks_portal(target.name) {
+                return self.unknown_portal(target.name, server);
+            }
+            return self.forward_extended(message, server, Expect::Describe(Shown::AtOnce));
         }
-        let Some(statement) = self.statements.find(target.name).cloned() else {
+        let Some(mut statement) = self.statements.find(target.name).cloned() else {
             if !self.settle(server) {
                 return Ok(Handled::Later);
             }
@@ -38,6 +41,18 @@ impl Session {
                 name: String::from_utf8_lossy(target.name).into_owned(),
             });
         };
+        let mut needed = None;
+        if let ClientStatement::Router { text, types } = &statement
+            && self.executes(text)
+        {
+            if !self.settle(server.as_deref_mut()) {
+                return Ok(Handled::Later);
+            }
+            if let Some((prepared, execute)) = self.execute_as_servers(text, types) {
+                needed = Some(prepared);
+                statement = execute;
+            }
+        }
         if let ClientStatement::Router { text, types } = &statement {
             self.describe_own(text, Some(types));
             return Ok(Handled::Done);
@@ -47,6 +62,9 @@ impl Session {
         };
         match &statement {
             ClientStatement::Server { prepared, .. } => {
+                if let Some(needed) = &needed {
+                    self.prepare_on(server, needed);
+                }
                 self.prepare_on(server, prepared);
                 let name = &prepared.name;
                 frontend::put_describe(&mut server.output, TargetKind::Statement, name);
@@ -56,7 +74,7 @@ impl Session {
                 server.output.extend_from_slice(message.bytes);
             }
         }
-        self.expects.push(Expect::Describe { simple: false });
+        self.expects.push(Expect::Describe(Shown::AtOnce));
         Ok(Handled::Done)
     }
 
@@ -91,7 +109,7 @@ fn result_names(kind: &Kind<'_>) -> Vec<String> {
 }
 
 /// Types of a router statement's parameters: what the client said, else what set_config() takes.
-fn parameter_oids(kind: &Kind<'_>, types: &[u8]) -> Vec<u32> {
+pub(super) fn parameter_oids(kind: &Kind<'_>, types: &[u8]) -> Vec<u32> {
     let mut oids: Vec<u32> = types
         .as_chunks::<4>()
         .0

@@ -45,6 +45,17 @@ pub(crate) enum Effect {
     Pin,
 }
 
+/// When the client sees a RowDescription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// It asked for it.
+    AtOnce,
+    /// A simple Query run by extended protocol: there is no NoData.
+    BeforeRows,
+    /// The same, for a statement that PostgreSQL runs to its end before it sends anything.
+    WithResult,
+}
+
 /// One outstanding reply.
 #[derive(Debug)]
 pub(crate) enum Expect {
@@ -52,8 +63,8 @@ pub(crate) enum Expect {
     HiddenParse(Option<Arc<Prepared>>),
     /// Ours: BindComplete.
     HiddenBind,
-    /// Ours: rows and CommandComplete.
-    HiddenExecute,
+    /// Ours: rows and CommandComplete; of a PREPARE, the statement it makes.
+    HiddenExecute(Option<Arc<Prepared>>),
     /// Ours: the row that says what a channel is called on the server.
     Channel {
         name: String,
@@ -63,12 +74,19 @@ pub(crate) enum Expect {
     Notify {
         withhold: bool,
     },
-    /// Ours: CloseComplete of an evicted statement.
-    HiddenClose(Arc<Prepared>),
+    /// Ours: CloseComplete of an evicted statement, or of a portal (`None`).
+    HiddenClose(Option<Arc<Prepared>>),
     /// Ours: a portal that does not exist is executed, to make the server roll back.
     HiddenAbort,
     /// Ours: ReadyForQuery of a Sync behind a simple Query that had a prologue.
     HiddenSync,
+    /// Ours: all replies to a Parse of a whole Query that is run statement by statement: whatever it fails with but the
+    /// number of its statements is the client's to know.
+    Check {
+        failed: bool,
+    },
+    /// Ours: all replies to a simple Query.
+    HiddenQuery,
     /// Ours: all replies to a bind in a transaction of its own. Its failure concerns nobody: the
     /// client's transaction binds again.
     Fallback {
@@ -83,10 +101,8 @@ pub(crate) enum Expect {
         held: bool,
     },
     Bind,
-    /// RowDescription or NoData; a simple Query run by extended protocol shows no NoData.
-    Describe {
-        simple: bool,
-    },
+    /// RowDescription or NoData.
+    Describe(Shown),
     Execute {
         effects: Vec<Effect>,
         /// The CommandComplete waits for ReadyForQuery: an error at commit replaces it.
@@ -115,13 +131,15 @@ impl Expect {
             self,
             Self::HiddenParse(_)
                 | Self::HiddenBind
-                | Self::HiddenExecute
+                | Self::HiddenExecute(_)
                 | Self::Channel { .. }
                 | Self::Notify { .. }
                 | Self::HiddenClose(_)
                 | Self::HiddenAbort
                 | Self::HiddenSync
                 | Self::Fallback { .. }
+                | Self::Check { .. }
+                | Self::HiddenQuery
         )
     }
 
@@ -136,7 +154,14 @@ impl Expect {
 
     /// Whether ReadyForQuery ends this entry.
     fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::HiddenSync | Self::Sync | Self::Query { .. })
+        matches!(
+            self,
+            Self::HiddenSync
+                | Self::Sync
+                | Self::Query { .. }
+                | Self::Check { .. }
+                | Self::HiddenQuery
+        )
     }
 }
 
@@ -194,8 +219,8 @@ impl Expects {
         self.queue.iter().any(Expect::ends_with_ready)
     }
 
-    /// Whether a statement is outstanding that begins, ends or rolls back a transaction: until it
-    /// has been answered nobody knows for whom the next statement is.
+    /// Whether a statement is outstanding that begins, ends or rolls back a transaction, or makes a prepared
+    /// statement: until it has been answered nobody knows for whom the next statement is, or which names there are.
     pub(crate) fn has_transaction_effect(&self) -> bool {
         let changes = |effect: &Effect| {
             matches!(
@@ -205,6 +230,7 @@ impl Expects {
                     | Effect::Savepoint(_)
                     | Effect::RollbackTo(_)
                     | Effect::Release(_)
+                    | Effect::PrepareSql { .. }
             )
         };
         self.queue.iter().any(|expect| match expect {
@@ -253,7 +279,12 @@ impl Expects {
                     prepared,
                     held: false,
                 }),
-                Expect::HiddenClose(prepared) => skipped.closes.push(prepared),
+                Expect::HiddenExecute(Some(prepared)) => skipped.parses.push(SkippedParse {
+                    client_name: None,
+                    prepared: Some(prepared),
+                    held: false,
+                }),
+                Expect::HiddenClose(prepared) => skipped.closes.extend(prepared),
                 Expect::Undo(mut undo) => {
                     if std::mem::take(&mut failed) {
                         undo.previous = None;
@@ -278,7 +309,7 @@ impl Expects {
                     open = false;
                 }
                 Expect::HiddenSync => open = false,
-                Expect::Undo(_) => {}
+                Expect::Undo(_) | Expect::Check { .. } | Expect::HiddenQuery => {}
                 _ => open = true,
             }
         }
@@ -303,7 +334,7 @@ mod tests {
         let mut expects = Expects::default();
         for expect in [
             Expect::HiddenBind,
-            Expect::HiddenExecute,
+            Expect::HiddenExecute(None),
             query(true),
             Expect::HiddenSync,
         ] {

@@ -11,6 +11,7 @@ use tenantry_wire::sql::{self, Kind};
 use tenantry_wire::{MessageError, tag::frontend as tag};
 
 use super::client::{ClientMessage, Handled};
+use super::describe::parameter_oids;
 use super::expect::{Effect, Expect};
 use super::special::{Mode, has_parameter_name, is_role_setting, role_change};
 use super::statements::{ClientStatement, Portal, StatementRole, Undo};
@@ -28,7 +29,7 @@ impl Session {
     pub(super) fn parse(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Link>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let parse = Parse::decode(message.body).map_err(malformed)?;
         let kind = sql::classify(parse.text, self.scs());
@@ -38,16 +39,19 @@ impl Session {
             || matches!(self.tx, Tx::Failed) && self.is_routers(&kind);
         let aborted = refused_here && !ends_transaction(&kind);
         if taken || aborted {
-            if !self.settle(server) {
+            if !self.settle(server.as_deref_mut()) {
                 return Ok(Handled::Later);
             }
-            return Err(if aborted {
-                self.aborted()
-            } else {
-                Refusal::DuplicateStatement {
-                    name: String::from_utf8_lossy(parse.name).into_owned(),
-                }
-            });
+            let several = sql::split(parse.text, self.scs()).nth(1).is_some();
+            if several {
+                return Err(Refusal::SeveralStatements);
+            }
+            if aborted {
+                return Err(self.aborted());
+            }
+        }
+        if taken && !matches!(self.tx, Tx::Failed) {
+            return self.parse_taken(&parse, &kind, server);
         }
         let name = Bytes::copy_from_slice(parse.name);
         if self.is_routers(&kind) {
@@ -72,6 +76,37 @@ impl Session {
             self.parse_named(name, parse, role, server);
         }
         Ok(Handled::Done)
+    }
+
+    /// A Parse whose name is taken: what is wrong with the statement comes before what is wrong with its name.
+    fn parse_taken(
+        &mut self,
+        parse: &Parse<'_>,
+        kind: &Kind<'_>,
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        let refusal = Refusal::DuplicateStatement {
+            name: String::from_utf8_lossy(parse.name).into_owned(),
+        };
+        if self.is_routers(kind) {
+            return Err(refusal);
+        }
+        let Some(server) = server else {
+            return Ok(self.acquire());
+        };
+        self.begin_batch(server);
+        let text = Bytes::copy_from_slice(parse.text);
+        let types = Bytes::copy_from_slice(parse.param_types);
+        let prepared = self.shared.registry.intern(PreparedKey {
+            source: Source::Protocol { text, types },
+            settings_hash: self.state.settings().hash(),
+        });
+        if server.state.prepared.touch(&prepared) {
+            return Err(refusal);
+        }
+        self.prepare_on(server, &prepared);
+        self.flush(server);
+        Ok(Handled::Later)
     }
 
     fn parse_unnamed(
@@ -100,7 +135,7 @@ impl Session {
     }
 
     /// Keeps what takes a change back until it is known whether the server comes to its message.
-    fn remember(&mut self, undo: Undo) {
+    pub(super) fn remember(&mut self, undo: Undo) {
         if !self.settled() {
             self.expects.push(Expect::Undo(Box::new(undo)));
         }
@@ -154,7 +189,7 @@ impl Session {
     pub(super) fn bind(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Link>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let bind = Bind::decode(message.body).map_err(malformed)?;
         let Some(mut statement) = self.statements.find(bind.statement).cloned() else {
@@ -165,22 +200,51 @@ impl Session {
                 name: String::from_utf8_lossy(bind.statement).into_owned(),
             });
         };
-        if let ClientStatement::Router { text, types } = &statement
-            && self.sets_others(text, &parameters(&bind)?)
-        {
-            statement = self.as_servers(text, types);
+        let mut needed = None;
+        if let ClientStatement::Router { text, types } = &statement {
+            if self.sets_others(text, &parameters(&bind)?) {
+                statement = self.as_servers(text, types);
+            } else if self.executes(text) {
+                if !self.settle(server.as_deref_mut()) {
+                    return Ok(Handled::Later);
+                }
+                if let Some((prepared, execute)) = self.execute_as_servers(text, types) {
+                    needed = Some(prepared);
+                    statement = execute;
+                }
+            }
         }
-        if let ClientStatement::Router { text, .. } = statement {
+        if let ClientStatement::Router { text, types } = statement {
             if self.expects.has_ready() {
                 return Ok(Handled::Later);
             }
             let parameters = parameters(&bind)?;
+            let kind = sql::classify(&text, self.scs());
+            let wanted = parameter_oids(&kind, &types).len();
+            if parameters.len() != wanted {
+                if !self.settle(server) {
+                    return Ok(Handled::Later);
+                }
+                return Err(Refusal::ParameterCount {
+                    name: String::from_utf8_lossy(bind.statement).into_owned(),
+                    given: parameters.len(),
+                    wanted,
+                });
+            }
+            let aborted = matches!(self.tx, Tx::Failed | Tx::FailedHere { .. });
+            if aborted && !ends_transaction(&kind) {
+                if !self.settle(server) {
+                    return Ok(Handled::Later);
+                }
+                return Err(self.aborted());
+            }
             let portal = Portal::Router {
-                text,
+                text: text.clone(),
                 parameters,
                 done: false,
             };
             self.statements.set_portal(bind.portal, Some(portal));
+            self.unnamed_portal &= !bind.portal.is_empty();
             self.answer(backend::put_bind_complete);
             return Ok(Handled::Done);
         }
@@ -204,6 +268,9 @@ impl Session {
         self.statements.set_portal(bind.portal, portal);
         match &statement {
             ClientStatement::Server { prepared, .. } => {
+                if let Some(needed) = &needed {
+                    self.prepare_on(server, needed);
+                }
                 self.prepare_on(server, prepared);
                 let name = &prepared.name;
                 frontend::put_bind_renamed(&mut server.output, bind.portal, name, bind.rest);
@@ -214,6 +281,7 @@ impl Session {
             }
         }
         self.expects.push(Expect::Bind);
+        self.unnamed_portal |= bind.portal.is_empty();
         Ok(Handled::Done)
     }
 
@@ -240,6 +308,14 @@ impl Session {
                 _ => Ok(Vec::new()),
             },
         }
+    }
+
+    /// Whether this is the SQL command EXECUTE.
+    pub(super) fn executes(&self, text: &[u8]) -> bool {
+        matches!(
+            sql::classify(text, self.scs()),
+            Kind::ExecuteStatement { .. }
+        )
     }
 
     /// Whether this is `set_config($1, …)` and the parameters name no setting of the router's.
@@ -292,17 +368,75 @@ impl Session {
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let execute = Execute::decode(message.body).map_err(malformed)?;
+        if execute.portal.is_empty() && self.failed_portal && matches!(self.tx, Tx::Failed) {
+            if !self.settle(server) {
+                return Ok(Handled::Later);
+            }
+            return Err(Refusal::TransactionAborted);
+        }
         let effects = match self.statements.portal(execute.portal) {
-            Some(Portal::Router { .. }) => return self.execute_own(execute.portal, server),
+            Some(Portal::Router { .. }) => {
+                let handled = self.execute_own(execute.portal, server)?;
+                self.batch.executed |= handled == Handled::Done;
+                return Ok(handled);
+            }
             Some(Portal::Server(effects)) => effects.clone(),
             None => Vec::new(),
         };
+        if self.lacks_portal(execute.portal) {
+            return self.unknown_portal(execute.portal, server);
+        }
         let expect = Expect::Execute {
             effects,
             withhold: false,
         };
         self.note_in_flight(false);
+        self.batch.executed = true;
         self.forward_extended(message, server, expect)
+    }
+
+    /// Whether there is no such portal, whatever the server holds under that name.
+    pub(super) fn lacks_portal(&self, portal: &[u8]) -> bool {
+        // A transaction that never reached a server has no portal there.
+        let nowhere = matches!(
+            self.tx,
+            Tx::FailedHere {
+                open_on_server: false,
+                ..
+            }
+        );
+        if portal.is_empty() {
+            !self.unnamed_portal
+        } else {
+            nowhere && self.lost.is_none()
+        }
+    }
+
+    pub(super) fn unknown_portal(
+        &mut self,
+        portal: &[u8],
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        if !self.settle(server) {
+            return Ok(Handled::Later);
+        }
+        Err(Refusal::UnknownPortal {
+            name: String::from_utf8_lossy(portal).into_owned(),
+        })
+    }
+
+    /// What a simple Query does to the unnamed portal.
+    pub(super) fn forget_unnamed_portal(&mut self) {
+        self.statements.set_portal(b"", None);
+        self.unnamed_portal = false;
+        self.failed_portal = false;
+    }
+
+    /// Portals end with their transaction.
+    pub(super) fn clear_portals(&mut self) {
+        self.statements.clear_portals();
+        self.unnamed_portal = false;
+        self.failed_portal = false;
     }
 
     fn execute_own(
@@ -325,8 +459,14 @@ impl Session {
             });
         };
         let kind = sql::classify(&text, self.scs());
-        if done {
-            return self.command_complete("SELECT 0");
+        if done && !matches!(self.tx, Tx::Failed | Tx::FailedHere { .. }) {
+            return match kind {
+                Kind::SetConfig { .. } => self.command_complete("SELECT 0"),
+                Kind::Show(_) => self.command_complete("SHOW"),
+                _ => Err(Refusal::PortalDone {
+                    name: String::from_utf8_lossy(portal).into_owned(),
+                }),
+            };
         }
         let mode = Mode::Extended { parameters };
         let handled = self.run_statement(&text, &kind, &mode, server)?;
@@ -358,6 +498,7 @@ impl Session {
                     Some(Portal::Router { .. })
                 );
                 self.statements.set_portal(target.name, None);
+                self.unnamed_portal &= !target.name.is_empty();
                 let on_server =
                     self.batch.forwarded || matches!(self.tx, Tx::Open { .. } | Tx::Failed);
                 if let Some(server) = server
@@ -443,7 +584,7 @@ impl Session {
     }
 }
 
-fn ends_transaction(kind: &Kind<'_>) -> bool {
+pub(super) fn ends_transaction(kind: &Kind<'_>) -> bool {
     matches!(
         kind,
         Kind::Commit { .. } | Kind::Rollback { .. } | Kind::RollbackTo(_) | Kind::Empty

@@ -76,7 +76,7 @@ impl Session {
         };
         self.start_own(mode, server);
         self.put_call(server, NOTIFY, &[name, payload]);
-        let last = matches!(mode, Mode::Simple { last: true });
+        let last = matches!(mode, Mode::Simple { last: true, .. });
         self.expects.push(Expect::Notify { withhold: last });
         if last {
             self.send_owed_sync(server);

@@ -99,11 +99,14 @@ impl Session {
         self.unproven = false;
         self.passing_in_open = false;
         self.withheld = None;
+        self.description = None;
+        self.reverted = None;
+        self.late_reports.clear();
         self.pinned = false;
         self.behind_withheld.clear();
         self.channel_found = None;
         self.state.forget_channels();
         self.outcome_open = false;
-        self.statements.clear_portals();
+        self.clear_portals();
     }
 }

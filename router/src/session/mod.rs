@@ -46,7 +46,7 @@ pub(crate) use self::state::{Assigned, Settings};
 
 use self::expect::{Expect, Expects};
 use self::script::Script;
-use self::state::State;
+use self::state::{State, View};
 use self::statements::Statements;
 use crate::Severity;
 use crate::activity::ClientState;
@@ -55,6 +55,8 @@ use crate::server::{Registry, ServerState};
 
 /// A portal that no client can have made: executing it makes the server roll back.
 const ABORT_PORTAL: &str = "_tenantry_abort";
+/// The router's portal while the unnamed one is the client's.
+const OWN_PORTAL: &str = "_tenantry_own";
 
 /// What a session needs next.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +114,14 @@ struct Batch {
     flushed: bool,
     /// A COMMIT or ROLLBACK was sent and no Sync after it.
     ended: bool,
+    /// It is a simple Query of several statements, which run one by one.
+    split: bool,
+    /// What its Query needs in force is brought into force first, in a transaction of its own,
+    ahead: bool,
+    /// and that failed, and the client has the error.
+    ahead_failed: bool,
+    /// A statement of the extended protocol was run in it.
+    executed: bool,
 }
 
 /// What a session shares with its router; immutable but for what carries its own lock.
@@ -176,10 +186,21 @@ pub(crate) struct Session {
     channel_found: Option<listen::ChannelFound>,
     /// What a server said as it ended the session there.
     last_words: Option<ErrorFields>,
+    /// RowDescription that waits for a result.
+    description: Option<Bytes>,
     /// Reported settings as the client knows them.
-    reported: Arc<BTreeMap<String, String>>,
+    reported: View,
+    /// What the server has reported in the middle of a Query that runs statement by statement: news at its end.
+    late_reports: BTreeMap<String, String>,
+    /// A rollback took settings with it that the router had brought into force: what the server reports then is not
+    /// the client's, which is to know this instead.
+    reverted: Option<View>,
     /// The session must keep its server connection.
     pinned: bool,
+    /// The server's unnamed portal is the client's; what the router runs itself uses that name too.
+    unnamed_portal: bool,
+    /// The unnamed portal is that of a simple Query which the router refused.
+    failed_portal: bool,
     /// A statement outside a transaction, or a COMMIT, is in flight: if the server is lost its
     /// outcome is unknown.
     outcome_open: bool,
@@ -250,8 +271,13 @@ impl Session {
             behind_withheld: BytesMut::new(),
             channel_found: None,
             last_words: None,
+            description: None,
             reported,
+            late_reports: BTreeMap::new(),
+            reverted: None,
             pinned: false,
+            unnamed_portal: false,
+            failed_portal: false,
             outcome_open: false,
             lost: None,
             overdue: None,
@@ -432,17 +458,30 @@ impl Session {
     /// ReadyForQuery of the router's own, which ends an implicit transaction that never reached a
     /// server. Only valid when settled.
     fn ready(&mut self) {
+        debug_assert!(self.settled(), "ReadyForQuery before its time");
+        self.end_results();
+        if matches!(self.tx, Tx::Idle) {
+            self.end_implicit();
+            self.clear_portals();
+        }
+        self.batch = Batch::default();
+        let status = self.status();
+        backend::put_ready(&mut self.output, status);
+    }
+
+    /// What was held back for the end of a Query.
+    fn end_results(&mut self) {
         if let Some(withheld) = self.withheld.take()
             && !self.batch.failed
         {
             self.output.extend_from_slice(&withheld);
         }
-        if matches!(self.tx, Tx::Idle) {
-            self.end_implicit();
+        for (name, value) in std::mem::take(&mut self.late_reports) {
+            if self.reported.get(&name) != Some(&value) {
+                backend::put_parameter_status(&mut self.output, &name, &value);
+                Arc::make_mut(&mut self.reported).insert(name, value);
+            }
         }
-        self.batch = Batch::default();
-        let status = self.status();
-        backend::put_ready(&mut self.output, status);
     }
 
     fn end_implicit(&mut self) {
@@ -457,15 +496,24 @@ impl Session {
 
     /// Makes the tracked values transactional before the first statement of a batch.
     fn begin_implicit(&mut self) {
-        if matches!(self.tx, Tx::Idle) {
-            self.state.begin();
+        if matches!(self.tx, Tx::Idle) && !self.state.in_transaction() {
+            self.begin_state();
         }
+    }
+
+    /// What a rollback restores.
+    fn begin_state(&mut self) {
+        self.state.begin();
+        self.state.note_view(&self.reported);
     }
 
     /// The error of a refused statement, and its effect on the transaction. Only valid when settled.
     fn refuse(&mut self, refusal: &Refusal) {
         tracing::debug!(name = refusal.name(), %refusal, "refused");
         self.counts.error(refusal.code());
+        // A simple Query runs in the unnamed portal, which is there until the failed transaction ends.
+        self.failed_portal |= self.script.is_some() && !matches!(self.tx, Tx::Idle);
+        self.unnamed_portal |= self.failed_portal;
         backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
         self.batch.failed = true;
         match &mut self.tx {

@@ -72,7 +72,7 @@ impl Session {
             && (self.unproven || server.is_some_and(|server| self.needs_prologue(&server.state)))
     }
 
-    fn needs_prologue(&self, server: &ServerState) -> bool {
+    pub(super) fn needs_prologue(&self, server: &ServerState) -> bool {
         if matches!(self.tx, Tx::Failed) {
             return false;
         }
@@ -83,7 +83,7 @@ impl Session {
             || server.bound != Bound::Known(self.state.tenant())
     }
 
-    fn open_transaction(&mut self, server: &mut Link) {
+    pub(super) fn open_transaction(&mut self, server: &mut Link) {
         let Tx::Deferred { prologue } = &mut self.tx else {
             return;
         };
@@ -195,6 +195,7 @@ impl Session {
         }
         server.state.applied = Some(wanted);
         server.state.applied_in_transaction = true;
+        server.state.applied_by_router = true;
     }
 
     fn bind_tenant(&mut self, server: &mut Link) {
@@ -202,9 +203,8 @@ impl Session {
         if server.state.bound == Bound::Known(tenant) {
             return;
         }
-        self.put_bound(server, tenant);
-        self.expects.push(Expect::HiddenBind);
-        self.expects.push(Expect::HiddenExecute);
+        let value = self.signed(&server.state, tenant);
+        self.run_hidden(server, BIND_STATEMENT, &[Some(value.as_bytes())], None);
         server.state.bound = Bound::Known(tenant);
         server.state.bound_in_transaction = true;
     }
@@ -255,7 +255,10 @@ impl Session {
             }
             Source::Sql { definition } => {
                 let text = format!("PREPARE {} {definition}", prepared.name);
-                self.run_hidden_unnamed(server, text.as_bytes());
+                frontend::put_parse(&mut server.output, "", text, &[]);
+                self.expects.push(Expect::HiddenParse(None));
+                server.state.unnamed = None;
+                self.run_hidden(server, "", &[], Some(Arc::clone(prepared)));
             }
         }
         self.hold(server, prepared);
@@ -266,26 +269,59 @@ impl Session {
         self.counts.server_parses += 1;
         if let Some(evicted) = server.state.prepared.insert(Arc::clone(prepared)) {
             frontend::put_close(&mut server.output, TargetKind::Statement, &evicted.name);
-            self.expects.push(Expect::HiddenClose(evicted));
+            self.expects.push(Expect::HiddenClose(Some(evicted)));
         }
     }
 
     pub(super) fn run_hidden_prepared(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
         self.prepare_on(server, prepared);
-        frontend::put_bind(&mut server.output, "", &prepared.name, &[], Format::Text);
-        frontend::put_execute(&mut server.output, "", 0);
+        self.run_hidden(server, &prepared.name, &[], None);
+    }
+
+    /// Bind and Execute of a statement that the connection holds.
+    fn run_hidden(
+        &mut self,
+        server: &mut Link,
+        statement: &str,
+        parameters: &[Option<&[u8]>],
+        makes: Option<Arc<Prepared>>,
+    ) {
+        let portal = self.own_portal();
+        frontend::put_bind(
+            &mut server.output,
+            portal,
+            statement,
+            parameters,
+            Format::Text,
+        );
+        frontend::put_execute(&mut server.output, portal, 0);
         self.expects.push(Expect::HiddenBind);
-        self.expects.push(Expect::HiddenExecute);
+        self.expects.push(Expect::HiddenExecute(makes));
+        self.leave_portal(server, portal);
+    }
+
+    /// The portal for a statement of the router's own.
+    pub(super) fn own_portal(&self) -> &'static str {
+        if self.unnamed_portal {
+            super::OWN_PORTAL
+        } else {
+            ""
+        }
+    }
+
+    /// A named portal has to be closed before its name is used again.
+    pub(super) fn leave_portal(&mut self, server: &mut Link, portal: &str) {
+        if !portal.is_empty() {
+            frontend::put_close(&mut server.output, TargetKind::Portal, portal);
+            self.expects.push(Expect::HiddenClose(None));
+        }
     }
 
     /// For texts that are too varied to keep; takes the place of the unnamed statement.
     pub(super) fn run_hidden_unnamed(&mut self, server: &mut Link, text: &[u8]) {
         frontend::put_parse(&mut server.output, "", text, &[]);
-        frontend::put_bind(&mut server.output, "", "", &[], Format::Text);
-        frontend::put_execute(&mut server.output, "", 0);
         self.expects.push(Expect::HiddenParse(None));
-        self.expects.push(Expect::HiddenBind);
-        self.expects.push(Expect::HiddenExecute);
         server.state.unnamed = None;
+        self.run_hidden(server, "", &[], None);
     }
 }

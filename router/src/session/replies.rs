@@ -3,13 +3,14 @@
 //! Rows are passed on in runs, without being looked into; a message larger than the buffer is
 //! passed on as it arrives.
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tenantry_wire::backend::{self, Severity, TxStatus};
 use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::sqlstate;
 use tenantry_wire::tag::backend as tag;
 
-use super::expect::{Effect, Expect, Skipped};
+use super::expect::{Effect, Expect, Shown, Skipped};
+use super::state::View;
 use super::{Batch, Session, Tx};
 use crate::buffers;
 use crate::server::{Bound, Link, ServerState};
@@ -53,6 +54,7 @@ impl Session {
             if server.input.len() < head.total {
                 let row = matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA);
                 if row && head.total > WHOLE_MAX && self.shows_replies() {
+                    self.show_description();
                     self.passing = head.total;
                     continue;
                 }
@@ -65,6 +67,13 @@ impl Session {
             input.advance(head.total);
             server.input = input;
             taken?;
+        }
+    }
+
+    /// A result of a Query run by extended protocol has come, so its description goes out.
+    fn show_description(&mut self) {
+        if let Some(description) = self.description.take() {
+            self.output.extend_from_slice(&description);
         }
     }
 
@@ -87,6 +96,7 @@ impl Session {
             run += head.total;
         }
         if run > 0 {
+            self.show_description();
             if show {
                 self.output.extend_from_slice(&server.input[..run]);
             }
@@ -121,7 +131,9 @@ impl Session {
             }
             tag::PARAMETER_STATUS => self.parameter_status(body, message, &mut server.state)?,
             tag::NOTICE => {
-                if self.expects.front().is_none_or(|front| !front.is_hidden()) {
+                if self.expects.front().is_none_or(|front| !front.is_hidden())
+                    && !(self.batch.split && warns_of_no_block(body))
+                {
                     self.output.extend_from_slice(message);
                 }
             }
@@ -151,7 +163,10 @@ impl Session {
 
     /// Parse, Bind or Close succeeded.
     fn step_completed(&mut self, letter: u8, message: &[u8]) -> Result<(), ServerFault> {
-        if matches!(self.expects.front(), Some(Expect::Fallback { .. })) {
+        if matches!(
+            self.expects.front(),
+            Some(Expect::Fallback { .. } | Expect::Check { .. })
+        ) {
             return Ok(());
         }
         let shown = match (self.expects.pop(), letter) {
@@ -171,16 +186,19 @@ impl Session {
     }
 
     fn described(&mut self, letter: u8, message: &[u8]) {
-        let simple = match self.expects.front() {
-            Some(Expect::Describe { simple }) => {
-                let simple = *simple;
+        let shown = match self.expects.front() {
+            Some(Expect::Describe(shown)) => {
+                let shown = *shown;
                 self.expects.pop();
-                simple
+                shown
             }
-            _ => false,
+            _ => Shown::AtOnce,
         };
-        if !(simple && letter == tag::NO_DATA) {
-            self.output.extend_from_slice(message);
+        match shown {
+            Shown::AtOnce => self.output.extend_from_slice(message),
+            _ if letter == tag::NO_DATA => {}
+            Shown::BeforeRows => self.output.extend_from_slice(message),
+            Shown::WithResult => self.description = Some(Bytes::copy_from_slice(message)),
         }
         self.flush_local();
     }
@@ -202,8 +220,8 @@ impl Session {
         let command = backend::command_complete(&message[HEAD_LEN..])
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         match self.expects.front_mut() {
-            Some(Expect::Fallback { .. }) => return Ok(()),
-            Some(Expect::HiddenExecute) => {
+            Some(Expect::Fallback { .. } | Expect::HiddenQuery) => return Ok(()),
+            Some(Expect::HiddenExecute(_)) => {
                 self.expects.pop();
                 self.flush_local();
             }
@@ -235,6 +253,7 @@ impl Session {
             }
             Some(Expect::Execute { .. }) => {
                 if let Some(Expect::Execute { effects, withhold }) = self.expects.pop() {
+                    self.show_description();
                     self.apply(effects, command, &mut server.state);
                     if withhold {
                         self.withheld = Some(Bytes::copy_from_slice(message));
@@ -258,20 +277,25 @@ impl Session {
     fn apply(&mut self, effects: Vec<Effect>, command: &[u8], server: &mut ServerState) {
         for effect in effects {
             match effect {
-                Effect::Begin => self.state.begin(),
+                Effect::Begin => self.begin_state(),
                 Effect::End => {
                     let committed = command == b"COMMIT";
                     if committed {
                         self.state.commit();
                     } else {
+                        self.take_back_reports(self.state.view_before(None), server);
                         self.state.rollback();
                     }
                     server.transaction_ended(committed);
-                    self.statements.clear_portals();
+                    self.clear_portals();
                     self.outcome_open = false;
                 }
-                Effect::Savepoint(name) => self.state.savepoint(&name),
+                Effect::Savepoint(name) => {
+                    self.state.savepoint(&name);
+                    self.state.note_view(&self.reported);
+                }
                 Effect::RollbackTo(name) => {
+                    self.take_back_reports(self.state.view_before(Some(&name)), server);
                     self.state.rollback_to(&name);
                     server.reverted();
                     // What follows in the same batch does not wait for ReadyForQuery to say so.
@@ -321,6 +345,28 @@ impl Session {
         }
     }
 
+    /// After a rollback: whether what the server reports is the client's to know.
+    fn take_back_reports(&mut self, view: Option<View>, server: &ServerState) {
+        if server.applied_by_router && view.is_some() {
+            self.reverted = view;
+        }
+    }
+
+    /// Tells the client what a rollback changed for it.
+    fn report_rollback(&mut self) {
+        let Some(view) = self.reverted.take() else {
+            return;
+        };
+        for (name, value) in view.iter() {
+            if self.reported.get(name) != Some(value) || self.late_reports.contains_key(name) {
+                self.late_reports.insert(name.clone(), value.clone());
+            }
+        }
+        if !self.batch.split && self.withheld.is_none() {
+            self.end_results();
+        }
+    }
+
     fn note_applied(&self, server: &mut ServerState) {
         server.applied = Some(self.state.settings().clone());
         server.applied_in_transaction = true;
@@ -336,7 +382,14 @@ impl Session {
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         let name = String::from_utf8_lossy(status.name);
         let value = String::from_utf8_lossy(status.value);
-        if self.note_reported(server, &name, &value) {
+        let late = self.batch.split || self.withheld.is_some();
+        if self.reverted.is_some() || late {
+            let (name, value) = (name.into_owned(), value.into_owned());
+            if self.reverted.is_none() {
+                self.late_reports.insert(name.clone(), value.clone());
+            }
+            server.parameters.insert(name, value);
+        } else if self.note_reported(server, &name, &value) {
             self.output.extend_from_slice(message);
         }
         Ok(())
@@ -355,9 +408,16 @@ impl Session {
             self.expects.pop();
             return Ok(());
         }
+        if let Some(Expect::Check { failed }) = self.expects.front() {
+            let failed = *failed;
+            self.expects.pop();
+            self.script_checked(failed, status, server);
+            return Ok(());
+        }
         self.unproven = false;
+        self.report_rollback();
         let shown = match self.expects.pop() {
-            Some(Expect::HiddenSync) => false,
+            Some(Expect::HiddenSync | Expect::HiddenQuery) => false,
             Some(Expect::Sync | Expect::Query { .. }) => true,
             _ => {
                 return Err(ServerFault::Unexpected {
@@ -371,15 +431,12 @@ impl Session {
         if shown {
             self.overdue = None;
             self.progress.0 = self.progress.0.wrapping_add(1);
-            if let Some(withheld) = self.withheld.take()
-                && !self.batch.failed
-            {
-                self.output.extend_from_slice(&withheld);
-            }
+            self.end_results();
             self.release_notifications();
             self.batch = Batch {
                 skip: self.batch.skip,
                 forwarded: self.batch.forwarded,
+                executed: self.batch.executed,
                 ..Batch::default()
             };
             let status = self.status();
@@ -390,7 +447,12 @@ impl Session {
     }
 
     /// The transaction status that the server reports is the truth.
-    fn follow_status(&mut self, status: TxStatus, shown: bool, server: &mut ServerState) {
+    pub(super) fn follow_status(
+        &mut self,
+        status: TxStatus,
+        shown: bool,
+        server: &mut ServerState,
+    ) {
         match status {
             TxStatus::Idle => {
                 let failed = self.batch.failed;
@@ -399,7 +461,7 @@ impl Session {
                     server.transaction_ended(!failed);
                 }
                 server.copy_role = false;
-                self.statements.clear_portals();
+                self.clear_portals();
                 // A Sync of the router's own, for a bind, ends no transaction of the client's.
                 self.counts.transactions += u64::from(shown || !matches!(self.tx, Tx::Idle));
                 self.tx = Tx::Idle;
@@ -408,7 +470,7 @@ impl Session {
             }
             TxStatus::InTransaction => {
                 if !matches!(self.tx, Tx::Open { .. } | Tx::FailedHere { .. }) {
-                    self.state.begin();
+                    self.begin_implicit();
                     self.tx = Tx::Open {
                         prologue: Vec::new(),
                         restartable: false,
@@ -437,11 +499,23 @@ impl Session {
             return Ok(());
         }
         self.channel_found = None;
+        if let Some(Expect::Check { failed }) = self.expects.front_mut() {
+            let several = fields.code == sqlstate::SYNTAX_ERROR
+                && fields.routine.as_deref() == Some("exec_parse_message");
+            if !several {
+                *failed = true;
+                self.output.extend_from_slice(message);
+            }
+            return Ok(());
+        }
+        self.take_back_reports(self.state.view(), &server.state);
+        self.description = None;
         self.distrust(&fields.code, &mut server.state);
         // A lock that the failed statement took outlives it.
         server.state.dirty |= self.expects.front().is_some_and(Expect::pins);
         self.counts.error(&fields.code);
         self.batch.failed = true;
+        self.batch.ahead_failed |= std::mem::take(&mut self.batch.ahead);
         self.copy_in = false;
         self.copy_starting = false;
         self.batch.flushed = false;
@@ -458,7 +532,11 @@ impl Session {
             Some(refusal) if fields.code == sqlstate::QUERY_CANCELED => {
                 backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
             }
-            _ => self.output.extend_from_slice(message),
+            _ => self.put_server_error(message),
+        }
+        if in_simple_query || self.sync_owed {
+            // It ran in the unnamed portal, which is there until the failed transaction ends.
+            self.unnamed_portal |= !matches!(self.tx, Tx::Idle);
         }
         if in_simple_query {
             return Ok(());
@@ -477,6 +555,30 @@ impl Session {
             self.sync_owed = false;
         }
         Ok(())
+    }
+
+    /// The error as it came, but for the names that statements have on server connections.
+    fn put_server_error(&mut self, message: &[u8]) {
+        const START: &[u8] = b"\"_t";
+        let found = message.windows(START.len()).position(|part| part == START);
+        let own = found.and_then(|start| {
+            let length = message[start + 1..].iter().position(|byte| *byte == b'"')?;
+            let name = &message[start + 1..start + 1 + length];
+            let client_name = self.statements.name_of(name)?;
+            Some((start + 1..start + 1 + length, client_name))
+        });
+        let Some((range, name)) = own else {
+            self.output.extend_from_slice(message);
+            return;
+        };
+        let length = message.len() - range.len() + name.len() - 1;
+        self.output.put_u8(message[0]);
+        self.output
+            .put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        self.output
+            .extend_from_slice(&message[HEAD_LEN..range.start]);
+        self.output.extend_from_slice(&name);
+        self.output.extend_from_slice(&message[range.end..]);
     }
 
     /// Errors that say that the session behind the connection is not what it was taken for.
@@ -511,6 +613,14 @@ impl Session {
         }
         skipped.resynchronises
     }
+}
+
+/// A warning that the statement has no effect outside a transaction block: statements of one Query are in one.
+fn warns_of_no_block(body: &[u8]) -> bool {
+    backend::ErrorFields::decode(body).is_ok_and(|fields| {
+        fields.code == sqlstate::NO_ACTIVE_SQL_TRANSACTION
+            && fields.routine.as_deref() == Some("CheckTransactionBlock")
+    })
 }
 
 fn peek(input: &[u8]) -> Result<Option<FrameHead>, ServerFault> {

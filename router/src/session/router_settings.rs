@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// A bound session stays what it is; a transaction that has touched a tenant stays with it.
-    fn check_switch(&mut self, tenant: Option<TenantId>) -> Result<(), Refusal> {
+    pub(super) fn check_switch(&mut self, tenant: Option<TenantId>) -> Result<(), Refusal> {
         if let Some(bound) = self.identity.bound
             && tenant != Some(bound)
         {
@@ -263,6 +263,9 @@ impl Session {
                     name: name.to_ascii_lowercase(),
                     value: Assigned::Value(value),
                 }),
+                (Ok(Some(name)), Ok(None), Ok(false)) => {
+                    effects.push(Effect::Reset(name.to_ascii_lowercase()));
+                }
                 // Not known before it runs: the session stays with this connection.
                 _ => effects.push(Effect::Pin),
             }

@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use tenantry_wire::backend;
+use tenantry_wire::backend::{self, TxStatus};
 use tenantry_wire::frontend;
 use tenantry_wire::sql;
 
-use super::Session;
 use super::client::Handled;
 use super::expect::Expect;
 use super::special::Mode;
+use super::{Session, Tx};
 use crate::error::Refusal;
 use crate::server::Link;
 
@@ -22,16 +22,31 @@ use crate::server::Link;
 pub(super) struct Script {
     text: Vec<u8>,
     ranges: VecDeque<Range<usize>>,
+    /// Statements that the Query began with.
+    count: usize,
+    /// The server must first say whether the whole text is well-formed.
+    unchecked: bool,
     empty: bool,
 }
 
+/// A savepoint to return to from a check inside a transaction.
+const BEFORE_CHECK: &str = "SAVEPOINT _tenantry_check";
+const AFTER_CHECK: &str =
+    "ROLLBACK TO SAVEPOINT _tenantry_check; RELEASE SAVEPOINT _tenantry_check";
+
 impl Script {
-    pub(super) fn new(text: &[u8], ranges: Vec<Range<usize>>) -> Self {
+    pub(super) fn new(text: &[u8], ranges: Vec<Range<usize>>, unchecked: bool) -> Self {
         Self {
             text: text.to_vec(),
+            count: ranges.len(),
             ranges: ranges.into(),
+            unchecked,
             empty: false,
         }
+    }
+
+    pub(super) fn is_several(&self) -> bool {
+        self.count > 1
     }
 
     /// A Query without any statement.
@@ -39,6 +54,8 @@ impl Script {
         Self {
             text: Vec::new(),
             ranges: VecDeque::new(),
+            count: 0,
+            unchecked: false,
             empty: true,
         }
     }
@@ -57,6 +74,9 @@ impl Session {
             return Ok(Handled::Later);
         }
         self.batch.flushed = false;
+        if self.script.as_ref().is_some_and(|script| script.unchecked) {
+            return Ok(self.check_script(server));
+        }
         let Some(script) = self.script.take() else {
             return Ok(Handled::Done);
         };
@@ -71,6 +91,7 @@ impl Session {
         let kind = sql::classify(statement, self.scs());
         let mode = Mode::Simple {
             last: script.ranges.len() == 1,
+            only: script.count == 1,
         };
         let ran = self.run_statement(statement, &kind, &mode, server.as_deref_mut());
         match ran {
@@ -90,10 +111,53 @@ impl Session {
             Err(Refusal::Protocol { message }) => Err(Refusal::Protocol { message }),
             Err(refusal) => {
                 self.refuse(&refusal);
-                self.finish_script(server);
+                self.failed_portal |= !matches!(self.tx, Tx::Idle);
+                self.unnamed_portal |= self.failed_portal;
+                self.batch.abort |= self.sync_owed;
+                self.finish_script(server.as_deref_mut());
+                self.fail_on_server(server);
                 Ok(Handled::Done)
             }
         }
+    }
+
+    /// PostgreSQL parses a whole Query before it runs any of it. The server is made to parse it by a Parse message,
+    /// which it then refuses, because there are several statements in it.
+    fn check_script(&mut self, server: Option<&mut Link>) -> Handled {
+        let Some(server) = server else {
+            return self.acquire();
+        };
+        let Some(script) = &mut self.script else {
+            return Handled::Done;
+        };
+        script.unchecked = false;
+        let inside = matches!(self.tx, Tx::Open { .. });
+        if inside {
+            frontend::put_query(&mut server.output, BEFORE_CHECK);
+            self.expects.push(Expect::HiddenQuery);
+        }
+        frontend::put_parse(&mut server.output, "", &script.text, &[]);
+        frontend::put_sync(&mut server.output);
+        self.expects.push(Expect::Check { failed: false });
+        server.state.unnamed = None;
+        Handled::Done
+    }
+
+    /// The check is over.
+    pub(super) fn script_checked(&mut self, failed: bool, status: TxStatus, server: &mut Link) {
+        if !failed {
+            if matches!(self.tx, Tx::Open { .. }) {
+                frontend::put_query(&mut server.output, AFTER_CHECK);
+                self.expects.push(Expect::HiddenQuery);
+            }
+            return;
+        }
+        self.script = None;
+        self.batch.failed = true;
+        if matches!(self.tx, Tx::Open { .. }) {
+            self.follow_status(status, true, &mut server.state);
+        }
+        self.ready();
     }
 
     /// ReadyForQuery: the server's, if it has run anything.

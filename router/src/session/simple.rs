@@ -1,10 +1,12 @@
 //! Simple queries and function calls.
 
+use bytes::Bytes;
 use tenantry_wire::frontend;
 use tenantry_wire::sql::{self, Kind};
 
 use super::client::{ClientMessage, Handled};
 use super::expect::{Effect, Expect};
+use super::extended::ends_transaction;
 use super::script::Script;
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -14,16 +16,30 @@ impl Session {
     pub(super) fn query(
         &mut self,
         message: ClientMessage<'_>,
-        server: Option<&mut Link>,
+        mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let text = frontend::query_text(message.body).map_err(|error| Refusal::Protocol {
             message: error.to_string(),
         })?;
         // As PostgreSQL does, whatever becomes of the Query.
-        self.statements.remove(b"");
+        if self.statements.find(b"").is_some() {
+            let undo = self.statements.change(Bytes::new(), None);
+            self.remember(undo);
+        }
+        if !matches!(self.tx, Tx::Failed | Tx::FailedHere { .. }) {
+            self.forget_unnamed_portal();
+        }
         match self.survey(text) {
-            Survey::Forward(effects) => {
-                let handled = self.forward_query(message, server, effects)?;
+            Survey::Forward(..) if std::mem::take(&mut self.batch.ahead_failed) => {
+                self.ready();
+                Ok(Handled::Done)
+            }
+            Survey::Forward(effects, modes) => {
+                let ahead = modes && matches!(self.tx, Tx::Idle);
+                if ahead && !self.settle(server.as_deref_mut()) {
+                    return Ok(Handled::Later);
+                }
+                let handled = self.forward_query(message, server, effects, ahead)?;
                 self.note_statement(text);
                 Ok(handled)
             }
@@ -32,6 +48,7 @@ impl Session {
                     return Ok(Handled::Later);
                 }
                 self.begin_implicit();
+                self.batch.split = script.is_several();
                 self.script = Some(script);
                 Ok(Handled::Done)
             }
@@ -44,8 +61,10 @@ impl Session {
         let refusing = matches!(self.tx, Tx::FailedHere { .. });
         if !refusing && sql::is_single(text, scs) && matches!(sql::classify(text, scs), Kind::Plain)
         {
-            return Survey::Forward(at(0, Self::effects(&Kind::Plain, text)));
+            return Survey::Forward(at(0, Self::effects(&Kind::Plain, text)), false);
         }
+        let mut modes = false;
+        let mut unchecked = Unchecked::default();
         let mut effects = Vec::new();
         let mut ranges = Vec::new();
         let mut whole = !refusing && !matches!(self.tx, Tx::Deferred { .. });
@@ -53,6 +72,15 @@ impl Session {
             let statement = &text[range.clone()];
             let kind = sql::classify(statement, scs);
             whole &= !self.router_runs(&kind);
+            modes |= matches!(
+                &kind,
+                Kind::Begin(modes) | Kind::SetTransaction(modes) if modes.isolation.is_some()
+            );
+            unchecked.note(&kind);
+            if index == 0 && matches!(self.tx, Tx::Failed) && !ends_transaction(&kind) {
+                // It fails before anything runs, and the server knows with what.
+                return Survey::Forward(Vec::new(), false);
+            }
             effects.extend(at(index, Self::effects(&kind, statement)));
             ranges.push(range);
         }
@@ -66,9 +94,10 @@ impl Session {
         });
         whole &= !ends_within;
         if whole && (ranges.len() > 1 || !self.single_is_local(&effects)) {
-            return Survey::Forward(effects);
+            return Survey::Forward(effects, modes);
         }
-        Survey::Script(Script::new(text, ranges))
+        let unchecked = !refusing && unchecked.must_be_parsed() && ranges.len() > 1;
+        Survey::Script(Script::new(text, ranges, unchecked))
     }
 
     /// COMMIT and BEGIN alone in a Query are answered here when there is nothing to end or when
@@ -86,11 +115,19 @@ impl Session {
         message: ClientMessage<'_>,
         server: Option<&mut Link>,
         effects: Vec<(usize, Effect)>,
+        bind_ahead: bool,
     ) -> Result<Handled, Refusal> {
         let Some(server) = server else {
             return Ok(self.acquire());
         };
         self.begin_implicit();
+        if bind_ahead && self.needs_prologue(&server.state) {
+            self.prepare_server(server);
+            frontend::put_sync(&mut server.output);
+            self.expects.push(Expect::HiddenSync);
+            self.batch.ahead = true;
+            return Ok(Handled::Later);
+        }
         let guarded = self.prepare_server(server);
         server.output.extend_from_slice(message.bytes);
         // A simple query replaces the unnamed statement.
@@ -126,7 +163,7 @@ impl Session {
             self.pinned = true;
             server.state.dirty = true;
         }
-        self.forward_query(message, server, Vec::new())
+        self.forward_query(message, server, Vec::new(), false)
     }
 
     /// The connection that the next statement needs.
@@ -144,9 +181,63 @@ impl Session {
 /// How a simple Query is run.
 enum Survey {
     /// As it came; statements by position and what they change.
-    Forward(Vec<(usize, Effect)>),
+    ///
+    /// True if it gives a transaction an isolation level: that has to come before anything takes a snapshot, and the
+    /// bind takes one, so that the bind must be over.
+    Forward(Vec<(usize, Effect)>, bool),
     /// Statement by statement.
     Script(Script),
+}
+
+/// Whether a Query that is run statement by statement may fail to parse behind a statement that has run.
+#[derive(Default)]
+struct Unchecked {
+    /// Statements that only PostgreSQL can tell to be well-formed.
+    opaque: usize,
+    /// A statement other than the start of a transaction for a tenant.
+    others: bool,
+    /// There was one before something opaque.
+    at_risk: bool,
+}
+
+impl Unchecked {
+    fn note(&mut self, kind: &Kind<'_>) {
+        let known = match kind {
+            Kind::Begin(_) => true,
+            Kind::Set { name, .. } => {
+                self.others |= !name.starts_with("tenantry.");
+                true
+            }
+            Kind::SetConfig { whole: true, .. } => true,
+            Kind::Commit { .. }
+            | Kind::Rollback { .. }
+            | Kind::Savepoint(_)
+            | Kind::RollbackTo(_)
+            | Kind::Release(_)
+            | Kind::SetTransaction(_)
+            | Kind::SetSessionCharacteristics(_)
+            | Kind::Reset(_)
+            | Kind::ResetAll
+            | Kind::Show(_)
+            | Kind::ShowAll
+            | Kind::Discard(_)
+            | Kind::DeallocateAll
+            | Kind::Deallocate(_) => {
+                self.others = true;
+                true
+            }
+            _ => false,
+        };
+        if !known {
+            self.at_risk |= self.others || self.opaque > 0;
+            self.opaque += 1;
+        }
+    }
+
+    /// A round trip is worth it only where something would have run.
+    fn must_be_parsed(&self) -> bool {
+        self.at_risk
+    }
 }
 
 fn at(index: usize, effects: Vec<Effect>) -> Vec<(usize, Effect)> {

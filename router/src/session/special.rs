@@ -5,9 +5,10 @@ use tenantry_wire::backend::{self, ErrorFields};
 use tenantry_wire::encoding;
 use tenantry_wire::frontend::{self, Format, TargetKind};
 use tenantry_wire::sql::{self, Arg, DiscardTarget, Kind, SetValue, SettingCall};
+use tenantry_wire::sqlstate;
 
 use super::client::Handled;
-use super::expect::{Effect, Expect};
+use super::expect::{Effect, Expect, Shown};
 use super::sql_statements::definition;
 use super::state::Assigned;
 use super::{Session, Tx};
@@ -22,6 +23,8 @@ pub(super) enum Mode {
     Simple {
         /// No statement follows: its CommandComplete waits for the commit.
         last: bool,
+        /// The Query holds this statement only.
+        only: bool,
     },
     /// Execute of a portal with these text parameters.
     Extended { parameters: Vec<Option<Bytes>> },
@@ -34,9 +37,14 @@ impl Session {
     pub(super) fn router_runs(&self, kind: &Kind<'_>) -> bool {
         match kind {
             Kind::Set { name, value, .. } => {
-                name.starts_with("tenantry.") || sets_unsafe_encoding(name, value)
+                name.starts_with("tenantry.")
+                    || sets_unsafe_encoding(name, value)
+                    || *value == SetValue::Default && self.state.startup_value(name).is_some()
             }
-            Kind::Reset(name) | Kind::Show(name) => name.starts_with("tenantry."),
+            Kind::Reset(name) => {
+                name.starts_with("tenantry.") || self.state.startup_value(name).is_some()
+            }
+            Kind::Show(name) => name.starts_with("tenantry."),
             Kind::SetConfig { calls, .. } => calls.iter().any(|call| {
                 names_tenantry(call) || calls_unsafe_encoding(call) || names_role(call)
             }),
@@ -141,8 +149,40 @@ impl Session {
             | Kind::Savepoint(_)
             | Kind::SetTransaction(_) => self.run_transaction(text, kind, mode, server),
             _ if own => self.run_own(text, kind, mode, server),
+            Kind::DeclareCursor {
+                name,
+                query: Some(query),
+                ..
+            } if self.batch.split && matches!(self.tx, Tx::Idle) => {
+                self.declare(name, query, mode, server)
+            }
             _ => self.run_on_server(text, Self::effects(kind, text), mode, server),
         }
+    }
+
+    /// DECLARE among the statements of one Query, where PostgreSQL has a transaction block: a cursor is a portal.
+    fn declare(
+        &mut self,
+        name: &str,
+        query: &[u8],
+        mode: &Mode,
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        let Some(server) = server else {
+            return Ok(self.acquire());
+        };
+        self.begin_implicit();
+        self.prepare_server(server);
+        frontend::put_parse(&mut server.output, "", query, &[]);
+        frontend::put_bind(&mut server.output, name, "", &[], Format::Text);
+        self.expects.push(Expect::HiddenParse(None));
+        self.expects.push(Expect::HiddenBind);
+        server.state.unnamed = None;
+        if sql::may_set_unseen(query) || sql::mentions_setting_function(query) {
+            self.pinned = true;
+            server.state.dirty = true;
+        }
+        self.complete_on_server("DECLARE CURSOR", mode, server)
     }
 
     fn run_own(
@@ -161,18 +201,20 @@ impl Session {
             Kind::SetConfig { calls, .. } if calls.iter().any(calls_unsafe_encoding) => {
                 Err(unsafe_encoding())
             }
+            Kind::Set { name, local, .. } if !name.starts_with("tenantry.") => {
+                self.restore(name, *local, "SET", mode, server)
+            }
+            Kind::Reset(name) if !name.starts_with("tenantry.") => {
+                self.restore(name, false, "RESET", mode, server)
+            }
             Kind::Set { .. } | Kind::Reset(_) | Kind::SetConfig { .. } => {
                 if !self.ready_to_switch(server) {
                     return Ok(Handled::Later);
                 }
                 self.run_setting(kind, mode)
             }
-            Kind::ResetAll => {
-                self.begin_implicit();
-                self.state.reset_all();
-                self.command_complete("RESET")
-            }
-            Kind::Discard(target) => self.discard(*target, server),
+            Kind::ResetAll => self.restore_all(mode, server),
+            Kind::Discard(target) => self.discard(*target, mode, server),
             Kind::DeallocateAll => {
                 self.statements.clear();
                 self.command_complete("DEALLOCATE ALL")
@@ -190,12 +232,6 @@ impl Session {
             } => {
                 let definition = definition(types, statement);
                 self.prepare_sql(name, definition, mode, server)
-            }
-            Kind::ExecuteStatement { .. } if matches!(mode, Mode::Extended { .. }) => {
-                Err(Refusal::Unsupported {
-                    what: "the SQL command EXECUTE by extended protocol".to_owned(),
-                    hint: "bind the prepared statement itself, or send EXECUTE as a simple query",
-                })
             }
             Kind::ExecuteStatement { name, args } => self.execute_sql(name, args, mode, server),
             Kind::NotUtf8 => Err(Refusal::Unsupported {
@@ -244,7 +280,7 @@ impl Session {
         self.begin_implicit();
         self.prepare_server(server);
         self.send_statement(text, effects, mode, server);
-        if let Mode::Simple { last: true } = mode {
+        if let Mode::Simple { last: true, .. } = mode {
             self.send_owed_sync(server);
         }
         Ok(Handled::Done)
@@ -259,15 +295,21 @@ impl Session {
         server: &mut Link,
     ) {
         self.note_statement(text);
+        let portal = self.own_portal();
         frontend::put_parse(&mut server.output, "", text, &[]);
-        frontend::put_bind(&mut server.output, "", "", &[], Format::Text);
+        frontend::put_bind(&mut server.output, portal, "", &[], Format::Text);
         self.expects.push(Expect::HiddenParse(None));
         self.expects.push(Expect::HiddenBind);
         server.state.unnamed = None;
         let withhold = match mode {
-            Mode::Simple { last } => {
-                frontend::put_describe(&mut server.output, TargetKind::Portal, "");
-                self.expects.push(Expect::Describe { simple: true });
+            Mode::Simple { last, .. } => {
+                frontend::put_describe(&mut server.output, TargetKind::Portal, portal);
+                self.expects
+                    .push(Expect::Describe(if sql::is_select(text, self.scs()) {
+                        Shown::BeforeRows
+                    } else {
+                        Shown::WithResult
+                    }));
                 self.sync_owed = true;
                 *last
             }
@@ -276,41 +318,163 @@ impl Session {
                 false
             }
         };
-        frontend::put_execute(&mut server.output, "", 0);
+        frontend::put_execute(&mut server.output, portal, 0);
         self.batch.ended = effects.contains(&Effect::End);
         self.note_in_flight(self.batch.ended);
         self.expects.push(Expect::Execute { effects, withhold });
+        if !self.batch.ended {
+            self.leave_portal(server, portal);
+        }
     }
 
     fn discard(
         &mut self,
         target: DiscardTarget,
+        mode: &Mode,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let tag = match target {
-            DiscardTarget::All => {
-                if !matches!(self.tx, Tx::Idle) {
-                    return Err(Refusal::NotPermitted {
-                        what: "DISCARD ALL inside a transaction",
-                        hint: "end the transaction first",
-                    });
-                }
-                self.state.reset_all();
-                self.statements.clear();
-                if let Some(server) = server {
-                    server.state.dirty |= self.is_pinned();
-                }
-                self.pinned = false;
-                self.state.forget_channels();
-                // In pool mode `session` too, what is left on the connection is given up.
-                self.set_held(None);
-                "DISCARD ALL"
-            }
+            DiscardTarget::All => return self.discard_all(mode, server),
             DiscardTarget::Plans => "DISCARD PLANS",
             DiscardTarget::Sequences => "DISCARD SEQUENCES",
             DiscardTarget::Temp => "DISCARD TEMP",
         };
         self.command_complete(tag)
+    }
+
+    fn discard_all(
+        &mut self,
+        mode: &Mode,
+        mut server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        let alone = !matches!(mode, Mode::Simple { only: false, .. });
+        if !matches!(self.tx, Tx::Idle) || !alone {
+            return Err(Refusal::InTransactionBlock {
+                what: "DISCARD ALL",
+            });
+        }
+        if self.batch.executed {
+            return Err(Refusal::InPipeline {
+                what: "DISCARD ALL",
+            });
+        }
+        if self.changes_reports() {
+            let Some(server) = server else {
+                return Ok(self.acquire());
+            };
+            self.begin_implicit();
+            self.state.reset_all();
+            if self.batch.forwarded {
+                let prepared = self.internal("CLOSE ALL");
+                self.run_hidden_prepared(server, &prepared);
+            }
+            self.forget_everything(Some(&mut *server));
+            server.state.applied = None;
+            self.prepare_server(server);
+            return self.complete_on_server("DISCARD ALL", mode, server);
+        }
+        self.state.reset_all();
+        if self.batch.forwarded
+            && let Some(server) = server.as_deref_mut()
+        {
+            // Portals of the batch so far.
+            let prepared = self.internal("CLOSE ALL");
+            self.run_hidden_prepared(server, &prepared);
+        }
+        self.forget_everything(server);
+        self.answer(|out| backend::put_command_complete(out, "DISCARD ALL"));
+        Ok(Handled::Done)
+    }
+
+    fn forget_everything(&mut self, server: Option<&mut Link>) {
+        self.statements.clear();
+        self.clear_portals();
+        if let Some(server) = server {
+            server.state.dirty |= self.is_pinned();
+        }
+        self.pinned = false;
+        self.state.forget_channels();
+        // In pool mode `session` too, what is left on the connection is given up.
+        self.set_held(None);
+    }
+
+    /// RESET of a setting that the startup packet gave a value: a server connection was started by somebody else,
+    /// and its own default is not the client's.
+    fn restore(
+        &mut self,
+        name: &str,
+        local: bool,
+        tag: &'static str,
+        mode: &Mode,
+        server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        let Some(server) = server else {
+            return Ok(self.acquire());
+        };
+        self.begin_implicit();
+        if local && matches!(self.tx, Tx::Idle) && !self.batch.split {
+            self.warn(
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "SET LOCAL can only be used in transaction blocks",
+            );
+        }
+        self.prepare_server(server);
+        if let Some(value) = self.state.startup_value(name) {
+            let text = value.statement(name, local);
+            self.run_hidden_unnamed(server, text.as_bytes());
+        }
+        if !local {
+            self.state.reset(name);
+            server.state.applied = Some(self.state.settings().clone());
+            server.state.applied_in_transaction = true;
+        }
+        self.complete_on_server(tag, mode, server)
+    }
+
+    /// RESET ALL: every value of the session and of the transaction goes, so the server resets all and is given the
+    /// startup packet's values again.
+    fn restore_all(&mut self, mode: &Mode, server: Option<&mut Link>) -> Result<Handled, Refusal> {
+        self.check_switch(self.state.startup_tenant())?;
+        let inside = !matches!(self.tx, Tx::Idle) || self.batch.forwarded || self.sync_owed;
+        if !inside && !self.changes_reports() {
+            self.begin_implicit();
+            self.state.reset_all();
+            return self.command_complete("RESET");
+        }
+        let Some(server) = server else {
+            return Ok(self.acquire());
+        };
+        self.begin_implicit();
+        self.state.reset_all();
+        // In a transaction, BEGIN comes first.
+        server.state.applied = None;
+        self.prepare_server(server);
+        self.complete_on_server("RESET", mode, server)
+    }
+
+    /// Whether a reset would change a value that the server reports.
+    fn changes_reports(&self) -> bool {
+        self.is_pinned() || self.state.settings().hash() != self.state.startup_hash()
+    }
+
+    /// The answer to a statement that the server has run under another text.
+    fn complete_on_server(
+        &mut self,
+        tag: &str,
+        mode: &Mode,
+        server: &mut Link,
+    ) -> Result<Handled, Refusal> {
+        self.answer(|out| backend::put_command_complete(out, tag));
+        match mode {
+            Mode::Simple { last, .. } => {
+                self.sync_owed = true;
+                if *last {
+                    self.send_owed_sync(server);
+                }
+            }
+            Mode::Extended { .. } => self.batch.forwarded = true,
+        }
+        Ok(Handled::Done)
     }
 
     pub(super) fn warn(&mut self, code: &str, message: &str) {

@@ -1,13 +1,17 @@
 //! The SQL commands PREPARE and EXECUTE: the same statements as Parse makes, under router-wide names.
 
-use tenantry_wire::sql;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tenantry_wire::sql::{self, Kind};
 
 use super::Session;
 use super::client::Handled;
 use super::expect::Effect;
 use super::special::Mode;
+use super::statements::{ClientStatement, StatementRole};
 use crate::error::Refusal;
-use crate::server::{Link, PreparedKey, Source};
+use crate::server::{Link, Prepared, PreparedKey, Source};
 
 impl Session {
     /// PREPARE: the statement gets a router-wide name, and the server checks it now.
@@ -18,16 +22,10 @@ impl Session {
         mode: &Mode,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
-        if self.statements.find(name.as_bytes()).is_some() {
-            return Err(Refusal::DuplicateStatement {
-                name: name.to_owned(),
-            });
-        }
+        let taken = self.statements.find(name.as_bytes()).is_some();
         let Some(server) = server else {
             return Ok(self.acquire());
         };
-        self.begin_implicit();
-        self.prepare_server(server);
         let prepared = self.shared.registry.intern(PreparedKey {
             source: Source::Sql {
                 definition: definition.clone(),
@@ -36,8 +34,25 @@ impl Session {
         });
         // Where the connection holds it already, the same text was accepted before.
         if server.state.prepared.touch(&prepared) {
+            if taken {
+                return Err(Refusal::DuplicateStatement {
+                    name: name.to_owned(),
+                });
+            }
             self.statements.insert_sql(name, prepared);
             return self.command_complete("PREPARE");
+        }
+        self.begin_implicit();
+        self.prepare_server(server);
+        if taken {
+            // What is wrong with the statement comes before what is wrong with its name.
+            self.prepare_on(server, &prepared);
+            match mode {
+                Mode::Simple { .. } => self.sync_owed = true,
+                Mode::Extended { .. } => self.batch.forwarded = true,
+            }
+            self.flush(server);
+            return Ok(Handled::Later);
         }
         let text = format!("PREPARE {} {definition}", prepared.name);
         let effect = Effect::PrepareSql {
@@ -45,10 +60,36 @@ impl Session {
             prepared,
         };
         self.send_statement(text.as_bytes(), vec![effect], mode, server);
-        if let Mode::Simple { last: true } = mode {
+        if let Mode::Simple { last: true, .. } = mode {
             self.send_owed_sync(server);
         }
         Ok(Handled::Done)
+    }
+
+    /// A portal's EXECUTE as the server takes it, and the statement that it needs there; `None` if the router has to
+    /// say that there is no such statement.
+    pub(super) fn execute_as_servers(
+        &self,
+        text: &[u8],
+        types: &Bytes,
+    ) -> Option<(Arc<Prepared>, ClientStatement)> {
+        let Kind::ExecuteStatement { name, args } = sql::classify(text, self.scs()) else {
+            return None;
+        };
+        let needed = self.statements.prepared(name.as_bytes())?;
+        let role = if Self::effects_of_prepared(&needed.source).is_empty() {
+            StatementRole::Plain
+        } else {
+            StatementRole::Pins
+        };
+        let prepared = self.shared.registry.intern(PreparedKey {
+            source: Source::Protocol {
+                text: execution(&needed, args).into(),
+                types: types.clone(),
+            },
+            settings_hash: self.state.settings().hash(),
+        });
+        Some((needed, ClientStatement::Server { prepared, role }))
     }
 
     /// EXECUTE with the statement's router-wide name.
@@ -59,6 +100,19 @@ impl Session {
         mode: &Mode,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
+        if let Some(ClientStatement::Router { text, .. }) = self.statements.find(name.as_bytes()) {
+            let text = text.clone();
+            let kind = sql::classify(&text, self.scs());
+            if matches!(kind, Kind::ExecuteStatement { .. }) {
+                return Err(Refusal::Unsupported {
+                    what: "EXECUTE of an EXECUTE".to_owned(),
+                    hint: "execute the prepared statement itself",
+                });
+            }
+            // As PostgreSQL sees it, it is not at the top, and is not warned about.
+            self.batch.split = true;
+            return self.run_statement(&text, &kind, mode, server);
+        }
         let Some(prepared) = self.statements.prepared(name.as_bytes()) else {
             return Err(Refusal::UnknownStatement {
                 name: name.to_owned(),
@@ -70,32 +124,45 @@ impl Session {
         self.begin_implicit();
         self.prepare_server(server);
         self.prepare_on(server, &prepared);
-        let mut text = format!("EXECUTE {}", prepared.name).into_bytes();
-        if !arguments.is_empty() {
-            text.push(b'(');
-            text.extend_from_slice(arguments);
-            text.push(b')');
-        }
+        let text = execution(&prepared, arguments);
         let effects = Self::effects_of_prepared(&prepared.source);
         self.send_statement(&text, effects, mode, server);
-        if let Mode::Simple { last: true } = mode {
+        if let Mode::Simple { last: true, .. } = mode {
             self.send_owed_sync(server);
         }
         Ok(Handled::Done)
     }
 
-    /// What set_config() sets in these cannot be followed: their arguments are not known here.
+    /// What set_config() sets in these can be followed where the values stand in the text.
     pub(super) fn effects_of_prepared(source: &Source) -> Vec<Effect> {
         let text = match source {
             Source::Protocol { text, .. } => text.as_ref(),
-            Source::Sql { definition } => definition.as_bytes(),
+            Source::Sql { definition } => definition
+                .split_once("AS ")
+                .map_or(definition.as_str(), |(_types, text)| text)
+                .as_bytes(),
         };
+        if let Kind::SetConfig { calls, .. } = sql::classify(text, true)
+            && !sql::may_set_unseen(text)
+        {
+            return Self::config_effects(&calls, &[]);
+        }
         if sql::mentions_setting_function(text) || sql::may_set_unseen(text) {
             vec![Effect::Pin]
         } else {
             Vec::new()
         }
     }
+}
+
+fn execution(prepared: &Prepared, arguments: &[u8]) -> Vec<u8> {
+    let mut text = format!("EXECUTE {}", prepared.name).into_bytes();
+    if !arguments.is_empty() {
+        text.push(b'(');
+        text.extend_from_slice(arguments);
+        text.push(b')');
+    }
+    text
 }
 
 /// `types` and `AS statement` of a PREPARE, behind its name.

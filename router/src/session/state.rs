@@ -90,14 +90,7 @@ impl Settings {
         }
         for (name, value) in wanted.values.iter() {
             if self.values.get(name) != Some(value) {
-                statements.push(match value {
-                    Assigned::Tail(tail) => format!("SET {tail}"),
-                    Assigned::Value(value) => format!(
-                        "SELECT pg_catalog.set_config({}, {}, false)",
-                        quote_literal(name),
-                        quote_literal(value)
-                    ),
-                });
+                statements.push(value.statement(name, false));
             }
         }
         statements
@@ -111,6 +104,21 @@ fn hash_of(values: &BTreeMap<String, Assigned>) -> u64 {
     let mut hasher = DefaultHasher::new();
     values.hash(&mut hasher);
     hasher.finish()
+}
+
+impl Assigned {
+    /// The statement that gives a setting this value; `local` to the transaction or to the session.
+    pub(crate) fn statement(&self, name: &str, local: bool) -> String {
+        match self {
+            Self::Tail(tail) if local => format!("SET LOCAL {tail}"),
+            Self::Tail(tail) => format!("SET {tail}"),
+            Self::Value(value) => format!(
+                "SELECT pg_catalog.set_config({}, {}, {local})",
+                quote_literal(name),
+                quote_literal(value)
+            ),
+        }
+    }
 }
 
 /// `a.b` as `"a"."b"`, so that no name can be read as anything else.
@@ -131,7 +139,12 @@ pub(crate) struct Values {
     pub(crate) settings: Settings,
     /// What the session listens on: the client's names of channels by the server's.
     channels: Arc<BTreeMap<String, String>>,
+    /// The reported settings as the client knew them.
+    view: View,
 }
+
+/// Reported settings by name.
+pub(crate) type View = Arc<BTreeMap<String, String>>;
 
 /// [`Values`] with their transaction and savepoint history.
 #[derive(Debug)]
@@ -149,6 +162,7 @@ impl State {
             tenant_local: None,
             settings,
             channels: Arc::default(),
+            view: View::default(),
         };
         Self {
             now: startup.clone(),
@@ -190,14 +204,29 @@ impl State {
                 let value = value.clone();
                 self.now.settings.set(name, value);
             }
+            // PostgreSQL never forgets the name of such a setting.
+            None if name.contains('.') => {
+                self.now.settings.set(name, Assigned::Value(String::new()));
+            }
             None => self.now.settings.remove(name),
         }
     }
 
     pub(crate) fn reset_all(&mut self) {
         let channels = std::mem::take(&mut self.now.channels);
+        let named: Vec<String> = self
+            .now
+            .settings
+            .values
+            .keys()
+            .filter(|name| name.contains('.'))
+            .cloned()
+            .collect();
         self.now = self.startup.clone();
         self.now.channels = channels;
+        for name in named {
+            self.reset(&name);
+        }
     }
 
     /// The client's names of the channels that it listens on, by the server's.
@@ -219,6 +248,40 @@ impl State {
         for (_, values) in &mut self.saved {
             values.channels = Arc::default();
         }
+    }
+
+    /// Notes what the client knows when a transaction or savepoint begins.
+    pub(crate) fn note_view(&mut self, view: &View) {
+        if let Some((_, values)) = self.saved.last_mut() {
+            values.view = Arc::clone(view);
+        }
+    }
+
+    /// What the client is to know again if everything since the last savepoint or BEGIN is undone.
+    pub(crate) fn view(&self) -> Option<View> {
+        self.saved
+            .last()
+            .map(|(_, values)| Arc::clone(&values.view))
+    }
+
+    /// The same for a rollback of the transaction, or to a savepoint.
+    pub(crate) fn view_before(&self, savepoint: Option<&str>) -> Option<View> {
+        let at = match savepoint {
+            Some(name) => self.find(name)?,
+            None => 0,
+        };
+        self.saved
+            .get(at)
+            .map(|(_, values)| Arc::clone(&values.view))
+    }
+
+    pub(crate) fn startup_hash(&self) -> u64 {
+        self.startup.settings.hash()
+    }
+
+    /// What the client's startup packet set this to.
+    pub(crate) fn startup_value(&self, name: &str) -> Option<&Assigned> {
+        self.startup.settings.get(name)
     }
 
     /// A transaction starts, explicit or implicit; nested calls change nothing.

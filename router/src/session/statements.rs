@@ -133,6 +133,20 @@ impl Statements {
             .insert(Bytes::copy_from_slice(name.as_bytes()), statement);
     }
 
+    /// The client's name for a router-wide statement.
+    pub(crate) fn name_of(&self, router_wide: &[u8]) -> Option<Bytes> {
+        self.named
+            .iter()
+            .find_map(|(name, statement)| match statement {
+                ClientStatement::Server { prepared, .. }
+                    if prepared.name.as_bytes() == router_wide =>
+                {
+                    Some(name.clone())
+                }
+                _ => None,
+            })
+    }
+
     /// The router-wide statement behind a name.
     pub(crate) fn prepared(&self, name: &[u8]) -> Option<Arc<Prepared>> {
         match self.named.get(name)? {

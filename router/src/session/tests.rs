@@ -67,6 +67,7 @@ fn link() -> Link {
             applied: Some(Settings::default()),
             bound_in_transaction: false,
             applied_in_transaction: false,
+            applied_by_router: false,
             copy_role: false,
             prepared: PreparedCache::new(2),
             unnamed: None,

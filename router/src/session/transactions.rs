@@ -3,11 +3,14 @@
 //! A transaction is answered here until its first statement is known; after a refusal only its end
 //! is accepted.
 
-use tenantry_wire::sql::Kind;
+use tenantry_wire::frontend::{self, Parse};
+use tenantry_wire::sql::{self, Kind};
 use tenantry_wire::sqlstate;
+use tenantry_wire::tag::frontend as tag;
 
-use super::client::Handled;
-use super::expect::Effect;
+use super::client::{ClientMessage, Handled, runs_something};
+use super::expect::{Effect, Expect};
+use super::extended::ends_transaction;
 use super::special::Mode;
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -25,11 +28,23 @@ impl Session {
         let owned = || String::from_utf8_lossy(text).into_owned();
         match (kind, &mut self.tx) {
             (Kind::Begin(_), Tx::Idle) if !self.batch.forwarded && !self.sync_owed => {
-                self.state.begin();
+                self.begin_state();
                 self.tx = Tx::Deferred {
                     prologue: vec![owned()],
                 };
                 self.command_complete(begin_tag(text))
+            }
+            (Kind::SetTransaction(modes), Tx::Idle)
+                if modes.isolation.is_some()
+                    && matches!(mode, Mode::Extended { .. })
+                    && !self.batch.forwarded =>
+            {
+                // In force for this statement only, and the bind would come before it.
+                self.warn(
+                    sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                    "SET TRANSACTION can only be used in transaction blocks",
+                );
+                self.command_complete("SET")
             }
             (Kind::Begin(_), Tx::Deferred { .. }) => {
                 self.warn(
@@ -41,6 +56,7 @@ impl Session {
             (Kind::Savepoint(name), Tx::Deferred { prologue }) => {
                 prologue.push(owned());
                 self.state.savepoint(name);
+                self.state.note_view(&self.reported);
                 self.command_complete("SAVEPOINT")
             }
             (Kind::SetTransaction(_), Tx::Deferred { prologue }) => {
@@ -48,6 +64,7 @@ impl Session {
                 self.command_complete("SET")
             }
             (Kind::Commit { chain } | Kind::Rollback { chain }, Tx::Deferred { prologue }) => {
+                self.statements.clear_portals();
                 let commit = matches!(kind, Kind::Commit { .. });
                 if commit {
                     self.state.commit();
@@ -57,6 +74,7 @@ impl Session {
                 if *chain {
                     prologue.truncate(1);
                     self.state.begin();
+                    self.state.note_view(&self.reported);
                 } else {
                     self.tx = Tx::Idle;
                 }
@@ -66,6 +84,7 @@ impl Session {
                 if !self.batch.forwarded && !self.sync_owed =>
             {
                 self.end_implicit();
+                self.clear_portals();
                 self.warn(
                     sqlstate::NO_ACTIVE_SQL_TRANSACTION,
                     "there is no transaction in progress",
@@ -109,7 +128,7 @@ impl Session {
                     Some(refusal) if matches!(kind, Kind::Commit { .. }) => Err(refusal),
                     _ => {
                         if *chain {
-                            self.state.begin();
+                            self.begin_state();
                             let prologue = vec![begin.unwrap_or_else(|| "BEGIN".to_owned())];
                             self.tx = Tx::Deferred { prologue };
                         }
@@ -139,6 +158,84 @@ impl Session {
             Kind::Empty => Ok(Handled::Done),
             _ => Err(self.aborted()),
         }
+    }
+
+    /// Makes the server's transaction fail too, so that from here on it answers what only it knows: whether a text is
+    /// well-formed, which portals there are.
+    pub(super) fn fail_on_server(&mut self, server: Option<&mut Link>) {
+        let open = matches!(
+            self.tx,
+            Tx::FailedHere {
+                open_on_server: true,
+                ..
+            }
+        );
+        if let Some(server) = server
+            && open
+            && self.settled()
+        {
+            frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
+            frontend::put_sync(&mut server.output);
+            self.expects.push(Expect::HiddenAbort);
+            self.expects.push(Expect::HiddenSync);
+            self.batch.forwarded = false;
+        }
+    }
+
+    /// A transaction that failed before it reached a server is begun and made to fail there, if the message is not
+    /// one that ends it.
+    pub(super) fn fail_for_truth(
+        &mut self,
+        message: ClientMessage<'_>,
+        server: Option<&mut Link>,
+    ) -> Option<Handled> {
+        let Tx::FailedHere {
+            open_on_server: false,
+            deferred,
+        } = &mut self.tx
+        else {
+            return None;
+        };
+        if deferred.is_empty() || !runs_something(message.tag) {
+            return None;
+        }
+        let text = match message.tag {
+            tag::QUERY => frontend::query_text(message.body).ok(),
+            tag::PARSE => Parse::decode(message.body).ok().map(|parse| parse.text),
+            _ => None,
+        };
+        let prologue = std::mem::take(deferred);
+        let scs = self.scs();
+        let first = text.and_then(|text| Some(&text[sql::split(text, scs).next()?]));
+        let ends = first.is_some_and(|first| ends_transaction(&sql::classify(first, scs)));
+        let server = if ends || !self.settled() {
+            None
+        } else {
+            server
+        };
+        let handled = match server {
+            Some(server) => {
+                self.tx = Tx::Deferred { prologue };
+                self.open_transaction(server);
+                self.tx = Tx::FailedHere {
+                    open_on_server: true,
+                    deferred: Vec::new(),
+                };
+                frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
+                frontend::put_sync(&mut server.output);
+                self.expects.push(Expect::HiddenAbort);
+                self.expects.push(Expect::HiddenSync);
+                return Some(Handled::Later);
+            }
+            None if ends => None,
+            None if !self.settled() => Some(Handled::Later),
+            None => Some(self.acquire()),
+        };
+        self.tx = Tx::FailedHere {
+            open_on_server: false,
+            deferred: prologue,
+        };
+        handled
     }
 
     /// Why nothing runs: the loss of the transaction is told once, then as PostgreSQL does.

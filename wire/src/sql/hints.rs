@@ -68,6 +68,15 @@ fn surrounded<const B: usize, const A: usize>(
             .is_some_and(|start| start.eq_ignore_ascii_case(after))
 }
 
+/// Whether a statement sends rows while it runs, as SELECT does, and not when it is done.
+#[must_use]
+pub fn is_select<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> bool {
+    const STARTS: &[&str] = &["select", "values", "table", "with"];
+    let mut cursor = Cursor::new(text.as_ref(), standard_conforming_strings);
+    while cursor.punct(b'(') {}
+    STARTS.iter().any(|keyword| cursor.at_keyword(keyword))
+}
+
 /// Whether a statement only reads, as far as its words tell: functions it calls may still write. SELECT, VALUES, TABLE,
 /// SHOW and EXPLAIN without ANALYZE, with no INTO, no row locks and no data-modifying part.
 #[must_use]

@@ -126,6 +126,8 @@ pub enum Kind<'a> {
         name: String,
         /// WITH HOLD: it outlives its transaction.
         hold: bool,
+        /// The query of a cursor that is declared without any option.
+        query: Option<&'a [u8]>,
     },
     /// A statement that makes something temporary: CREATE TEMP, SELECT INTO TEMP, CREATE in `pg_temp`.
     CreateTemp,

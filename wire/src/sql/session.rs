@@ -161,18 +161,25 @@ fn second_is_name(cursor: &Cursor<'_>) -> bool {
 
 pub(super) fn declare<'a>(mut cursor: Cursor<'a>) -> Parsed<Kind<'a>> {
     let name = cursor.name()?;
+    let mut plain = true;
     while ["binary", "insensitive", "asensitive", "scroll", "no"]
         .iter()
         .any(|option| cursor.keyword(option))
-    {}
+    {
+        plain = false;
+    }
     cursor.expect_keyword("cursor")?;
     let hold = cursor.keywords(&["with", "hold"]);
     if !hold {
         cursor.keywords(&["without", "hold"]);
     }
     cursor.expect_keyword("for")?;
-    cursor.rest()?;
-    Ok(Kind::DeclareCursor { name, hold })
+    let query = cursor.rest()?;
+    Ok(Kind::DeclareCursor {
+        name,
+        hold,
+        query: (plain && !hold).then_some(query),
+    })
 }
 
 /// ALTER ROLE and its synonyms; ALTER SYSTEM cannot run in a transaction block.

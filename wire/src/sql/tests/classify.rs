@@ -642,18 +642,22 @@ fn the_rest_of_the_list_is_told() {
         assert_eq!(kind(text), Kind::AlterRole, "{text}");
     }
     assert_eq!(kind("alter user mapping for a server b"), Kind::Plain);
-    let cursor = |hold| Kind::DeclareCursor {
+    let cursor = |hold, query: Option<&'static str>| Kind::DeclareCursor {
         name: "c".to_owned(),
         hold,
+        query: query.map(str::as_bytes),
     };
-    assert_eq!(kind("declare c cursor for select 1"), cursor(false));
+    assert_eq!(
+        kind("declare c cursor for select 1"),
+        cursor(false, Some("select 1"))
+    );
     assert_eq!(
         kind("declare c binary no scroll cursor without hold for select 1"),
-        cursor(false)
+        cursor(false, None)
     );
     assert_eq!(
         kind("declare c scroll cursor with hold for select 1"),
-        cursor(true)
+        cursor(true, None)
     );
     for text in [
         "create temp table t (a int)",
