@@ -59,6 +59,8 @@ impl Login {
                 }
                 Progress::Cancel(key) => {
                     self.router.cancel(key.pid, &key.key).await;
+                    // Over TLS, libpq takes an end without goodbye for a failed request.
+                    self.leave().await;
                     return Err(LoginEnd::Done);
                 }
                 Progress::Startup { accepted, consumed } => {

@@ -265,6 +265,9 @@ async fn an_encrypted_session_is_cancelled_over_either_kind_of_connection() {
             side.send(|out| frontend::put_cancel_request(out, pid, key))
                 .await
                 .unwrap();
+            // Closed with TLS's own goodbye: libpq takes anything else for a failure.
+            let messages = side.until_closed().await.unwrap();
+            assert!(messages.is_empty(), "{messages:?}");
         } else {
             // As libpq does before version 17.
             client.cancel().await.unwrap();
