@@ -1,6 +1,7 @@
 //! `tenantry tenant`: the operator's view of tenants, through the catalog.
 
 mod args;
+mod top;
 mod view;
 
 use std::time::{Duration, Instant};
@@ -30,8 +31,14 @@ pub(crate) async fn run(
     sources: &Sources,
     printer: Printer,
 ) -> Result<Exit, Failure> {
+    // The routers are asked, and not the catalog.
+    if let TenantCommand::Top(args) = &command {
+        top::run(args, sources, printer).await?;
+        return Ok(Exit::Ok);
+    }
     let catalog = open(sources).await?;
     match command {
+        TenantCommand::Top(_) => {}
         TenantCommand::Create(args) => create(&catalog, args, printer).await?,
         TenantCommand::List(args) => list(&catalog, args, printer).await?,
         TenantCommand::Show(args) => show(&catalog, &args, printer).await?,

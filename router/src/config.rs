@@ -77,6 +77,11 @@ pub struct Config {
     pub client_tls: ClientTls,
     /// TLS towards shards.
     pub server_tls: ServerTls,
+    /// Statements that take longer are logged, with their fingerprint; zero logs none.
+    #[serde(with = "humantime_serde")]
+    pub log_min_duration_statement: Duration,
+    /// Slow statements are logged with their text, without values.
+    pub log_statement_text: bool,
     /// Time limits.
     pub timeouts: Timeouts,
     /// For measurements only; no configuration file can set it.
@@ -160,6 +165,8 @@ impl Default for Config {
             message_bytes_max: 256 << 20,
             client_tls: ClientTls::default(),
             server_tls: ServerTls::default(),
+            log_min_duration_statement: Duration::ZERO,
+            log_statement_text: false,
             timeouts: Timeouts::default(),
             left_out: LeftOut::default(),
         }

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::tenants;
 use crate::router::Router;
 
 /// A client that does not finish its request head in this time is cut off.
@@ -87,10 +88,11 @@ impl Http {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.readiness(),
             "/metrics" => self.metrics(),
+            "/metrics/tenants" => self.tenants(),
             "/resolve" => self.resolve(request.uri().query().unwrap_or_default()),
             _ => problem(
                 StatusCode::NOT_FOUND,
-                "served here: /livez, /readyz, /metrics, /resolve?host=NAME",
+                "served here: /livez, /readyz, /metrics, /metrics/tenants, /resolve?host=NAME",
             ),
         }
     }
@@ -136,16 +138,17 @@ impl Http {
             follow.connected,
             follow.source == Some(FleetSource::Snapshot),
         );
-        metrics.work(&self.router.activity.client_totals());
+        let contact_age = follow.contact.map(|contact| contact.elapsed());
+        metrics.stopping(self.router.refuses_sessions(), contact_age);
         for pool in self.router.pools.all() {
             metrics.pool(&pool.shard_name(), pool.stats());
         }
-        let mut response = text(StatusCode::OK, metrics.encode());
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-        );
-        response
+        open_metrics(metrics.encode())
+    }
+
+    fn tenants(&self) -> Response<Full<Bytes>> {
+        let fleet = self.router.fleet.current();
+        open_metrics(tenants::encode(&self.router.activity.tenants, &fleet))
     }
 
     /// Which tenant a host belongs to, and where it lives.
@@ -180,6 +183,15 @@ impl Http {
         });
         json_response(StatusCode::OK, &body)
     }
+}
+
+fn open_metrics(body: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    );
+    response
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -9,14 +9,15 @@ use tenantry_schema::directory::TenantRecord;
 use tenantry_schema::fleet::{Fleet, Role, RoleKind};
 use tenantry_schema::tenant::{TenantId, TenantState};
 use tenantry_wire::encoding;
-use tenantry_wire::sqlstate;
 use tenantry_wire::startup::{StartupParams, parse_options};
+use tenantry_wire::{sql, sqlstate};
 
 use crate::config::{CONSOLE_DATABASE, SHARD_DATABASE};
 use crate::error::Refusal;
 use crate::session::{Assigned, Settings, unsafe_encoding};
 
 const TENANT: &str = "tenantry.tenant";
+const TRACE: &str = "tenantry.traceparent";
 const BY_OPTIONS: &str = "options";
 const BY_PARAMETER: &str = "the startup parameter tenantry.tenant";
 const BY_USER: &str = "the user name";
@@ -45,6 +46,8 @@ pub(crate) struct Claim {
     pub(crate) destination: Destination,
     /// Every place that names a tenant, and the tenant if it exists.
     named: Vec<(&'static str, String, Option<TenantId>)>,
+    /// The W3C trace that the connection belongs to.
+    pub(crate) trace: Option<String>,
     /// Everything else, as settings of the session.
     pub(crate) settings: Settings,
 }
@@ -76,6 +79,7 @@ impl Claim {
             role,
             destination,
             named: Vec::new(),
+            trace: None,
             settings: Settings::default(),
         };
         if let Some(text) = tenant_by_user {
@@ -144,6 +148,8 @@ impl Claim {
         let name = name.to_ascii_lowercase().replace('-', "_");
         match name.as_str() {
             TENANT => self.name(fleet, source, &value),
+            // A trace that cannot be read is nobody's reason to go without a session.
+            TRACE => self.trace = sql::trace_id(&value),
             "client_encoding" if !encoding::is_ascii_safe(&value) => {
                 return Err(unsafe_encoding());
             }

@@ -202,6 +202,7 @@ impl Login {
             format!("{SHARD_DATABASE}/{shard}"),
             application_name.to_owned(),
             None,
+            None,
         );
         let direct = Direct {
             router,
@@ -235,7 +236,7 @@ impl Login {
         };
         let name = claim.settings.application_name().unwrap_or_default();
         let database = CONSOLE_DATABASE.to_owned();
-        let listed = self.list(&registration, role, database, name, None);
+        let listed = self.list(&registration, role, database, name, None, None);
         let console = Console {
             router: self.router,
             stream: self.stream,
@@ -261,6 +262,7 @@ impl Login {
         database: String,
         application_name: String,
         tenant: Option<TenantId>,
+        trace: Option<String>,
     ) -> ClientGuard {
         self.router.activity.client(ClientOrigin {
             id: registration.slot.number(),
@@ -275,7 +277,7 @@ impl Login {
                 .map_or_else(String::new, |secured| secured.description.clone()),
             application_name,
             tenant,
-            trace: None,
+            trace,
         })
     }
 
@@ -300,7 +302,14 @@ impl Login {
         let Granted { tenant, bound } = granted;
         let application_name = claim.settings.application_name().unwrap_or_default();
         let database = router.config().database.clone();
-        let listed = self.list(&registration, &role, database, application_name, tenant);
+        let listed = self.list(
+            &registration,
+            &role,
+            database,
+            application_name,
+            tenant,
+            claim.trace.clone(),
+        );
         let settings_hash = claim.settings.hash();
         let identity = Identity {
             session: u64::from(registration.slot.pid().unsigned_abs()),

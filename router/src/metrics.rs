@@ -1,7 +1,11 @@
 //! What `/metrics` tells. Base units, prefix `tenantry_`, no tenant label.
 
 pub(crate) mod process;
+pub(crate) mod tenants;
+mod work;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,7 +14,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::activity::Activity;
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct NameLabel {
@@ -20,6 +27,11 @@ struct NameLabel {
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ShardLabel {
     shard: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 /// All metrics of one router.
@@ -33,8 +45,11 @@ pub(crate) struct Metrics {
     tls_handshakes: Counter,
     tls_certificate_expires: Gauge,
     tls_reload_failures: Counter,
-    statements: Counter,
-    transactions: Counter,
+    cancels: Counter,
+    login_duration: Histogram,
+    draining: Gauge,
+    catalog_contact_age: Gauge<f64, AtomicU64>,
+    reloads: Family<OutcomeLabel, Counter>,
     refusals: Family<NameLabel, Counter>,
     servers_lost: Counter,
     wait: Histogram,
@@ -48,7 +63,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(activity: &Arc<Activity>) -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("tenantry_router"),
             clients: Gauge::default(),
@@ -58,8 +73,12 @@ impl Metrics {
             tls_handshakes: Counter::default(),
             tls_certificate_expires: Gauge::default(),
             tls_reload_failures: Counter::default(),
-            statements: Counter::default(),
-            transactions: Counter::default(),
+            cancels: Counter::default(),
+            // 1 millisecond to 16 seconds.
+            login_duration: Histogram::new(exponential_buckets(1e-3, 2.0, 15)),
+            draining: Gauge::default(),
+            catalog_contact_age: Gauge::default(),
+            reloads: Family::default(),
             refusals: Family::default(),
             servers_lost: Counter::default(),
             // 10 microseconds to 80 seconds.
@@ -73,6 +92,11 @@ impl Metrics {
             fleet_from_snapshot: Gauge::default(),
         };
         metrics.register();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let build = Info::new(vec![("version", version)]);
+        metrics.registry.register("build", "What runs here", build);
+        let work = Box::new(work::Work(Arc::clone(activity)));
+        metrics.registry.register_collector(work);
         metrics
     }
 
@@ -106,14 +130,31 @@ impl Metrics {
             self.tls_reload_failures.clone(),
         );
         r.register(
-            "statements",
-            "Statements sent to shards",
-            self.statements.clone(),
+            "cancels",
+            "Cancel requests that reached this router",
+            self.cancels.clone(),
+        );
+        r.register_with_unit(
+            "login_duration",
+            "From accept to a session",
+            Unit::Seconds,
+            self.login_duration.clone(),
         );
         r.register(
-            "transactions",
-            "Transactions ended on shards",
-            self.transactions.clone(),
+            "draining",
+            "1 while no session may begin because the router stops",
+            self.draining.clone(),
+        );
+        r.register_with_unit(
+            "catalog_contact_age",
+            "Time since the catalog's change log was last seen to its end",
+            Unit::Seconds,
+            self.catalog_contact_age.clone(),
+        );
+        r.register(
+            "reloads",
+            "Configuration reloads by outcome",
+            self.reloads.clone(),
         );
         r.register(
             "refusals",
@@ -177,12 +218,23 @@ impl Metrics {
         self.clients.dec();
     }
 
-    /// What all sessions did so far.
-    pub(crate) fn work(&self, totals: &crate::activity::Totals) {
-        self.statements
-            .inc_by(totals.statements.saturating_sub(self.statements.get()));
-        self.transactions
-            .inc_by(totals.transactions.saturating_sub(self.transactions.get()));
+    pub(crate) fn login_took(&self, time: Duration) {
+        self.login_duration.observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn cancel_requested(&self) {
+        self.cancels.inc();
+    }
+
+    pub(crate) fn reloaded(&self, done: bool) {
+        let outcome = if done { "done" } else { "refused" };
+        self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn stopping(&self, draining: bool, contact_age: Option<Duration>) {
+        self.draining.set(i64::from(draining));
+        let age = contact_age.map_or(f64::INFINITY, |age| age.as_secs_f64());
+        self.catalog_contact_age.set(age);
     }
 
     pub(crate) fn login_failed(&self, name: &'static str) {

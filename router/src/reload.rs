@@ -43,6 +43,7 @@ pub(crate) async fn reload(
         Some(source) => read_and_apply(router, source).await,
         None => Err(ReloadError::NoSource),
     };
+    router.metrics.reloaded(outcome.is_ok());
     match &outcome {
         Ok(changes) => {
             for change in changes {

@@ -123,7 +123,7 @@ impl Router {
             ),
             cancels: Arc::new(Cancels::new(number)),
             operators: Operators::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&activity),
             activity,
             logins: Logins::default(),
             stop: Stop::default(),
@@ -288,6 +288,7 @@ impl Router {
     /// ignored without a word, as PostgreSQL does.
     pub(crate) async fn cancel(&self, pid: i32, key: &[u8]) {
         let secret = Secret::read(key);
+        self.metrics.cancel_requested();
         if self.cancel_here(pid, secret.bytes).await {
             return;
         }

@@ -412,6 +412,7 @@ async fn client(router: Arc<Router>, socket: std::net::TcpStream, from: IpAddr) 
         return;
     }
     let logging_in = router.logins.begin();
+    let began = tokio::time::Instant::now();
     let limit = router.config().timeouts.login;
     // Boxed, so that a session does not carry its login's state along.
     let logged_in = match timeout(limit, Box::pin(login(Arc::clone(&router), socket, from))).await {
@@ -421,6 +422,7 @@ async fn client(router: Arc<Router>, socket: std::net::TcpStream, from: IpAddr) 
         Err(_elapsed) => return router.metrics.login_failed("LOGIN_TIMEOUT"),
     };
     drop(logging_in);
+    router.metrics.login_took(began.elapsed());
     router.metrics.logged_in();
     let counted = Arc::clone(&router);
     let ended = Box::pin(logged_in.serving.run()).await;

@@ -17,6 +17,7 @@ mod hints;
 mod keywords;
 mod kind;
 mod lexer;
+mod normalise;
 mod quote;
 mod session;
 mod setting;
@@ -25,12 +26,13 @@ mod transaction;
 
 pub use calls::{Arg, ParamType, SettingCall};
 pub use classify::classify;
-pub use comment::sql_comment_tenant;
+pub use comment::{sql_comment_tenant, sql_comment_trace, trace_id};
 pub use hints::{
     is_read_only_hint, is_select, may_set_unseen, mentions_setting_function, takes_session_lock,
 };
 pub use kind::{DiscardTarget, Kind, SetValue};
 pub use lexer::{Lexer, Token, TokenKind};
+pub use normalise::{fingerprint, normalise};
 pub use quote::{quote_identifier, quote_literal};
 pub use split::{Statements, is_single, split};
 pub use transaction::{Isolation, TransactionModes};

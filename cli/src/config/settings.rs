@@ -103,6 +103,11 @@ impl Settings {
         })
     }
 
+    /// Where the router of this configuration serves HTTP.
+    pub(crate) fn router_http(&self) -> SocketAddr {
+        self.router.http_listen
+    }
+
     /// Everything an agent needs to know.
     pub(crate) fn agent(&self) -> Result<tenantry_shard_agent::Config, Failure> {
         Ok(tenantry_shard_agent::Config {
@@ -171,6 +176,13 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
             sslmode: reader.value("router.server_tls_sslmode", default.server_tls.sslmode),
             ca_file: reader.path("router.server_tls_ca_file"),
         },
+        log_min_duration_statement: reader
+            .value(
+                "router.log_min_duration_statement",
+                Period(default.log_min_duration_statement),
+            )
+            .0,
+        log_statement_text: reader.value("router.log_statement_text", default.log_statement_text),
         timeouts: timeouts(reader, default.timeouts),
         catalog_url: default.catalog_url,
         secrets_file: default.secrets_file,

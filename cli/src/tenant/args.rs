@@ -16,6 +16,8 @@ pub(crate) enum TenantCommand {
     Show(NamedArgs),
     /// Say which shard a tenant lives on, and why
     Locate(NamedArgs),
+    /// Show which tenants use the routers most
+    Top(TopArgs),
     /// Refuse a tenant's statements until it is resumed
     Suspend(SuspendArgs),
     /// Let a suspended tenant work again
@@ -66,6 +68,23 @@ pub(crate) struct ListArgs {
     /// Begin after this id
     #[arg(long, value_name = "ID")]
     pub(crate) after: Option<String>,
+}
+
+/// `tenantry tenant top`
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// HTTP address of a router; may be repeated; default `router.http_listen`
+    #[arg(long = "router", value_name = "HOST:PORT")]
+    pub(crate) routers: Vec<String>,
+    /// At most so many tenants
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+    /// Go on, and show what was used in each interval
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How long an interval is
+    #[arg(long, value_name = "TIME", default_value = "2s", requires = "watch")]
+    pub(crate) interval: Period,
 }
 
 /// `tenantry tenant suspend`

@@ -78,7 +78,6 @@ pub(crate) const BUCKETS: usize = 22;
 const FIRST: u32 = 6;
 
 /// The upper bound of a bucket, seconds; the last has none.
-#[allow(dead_code, reason = "for the histograms of the metrics")]
 pub(crate) fn bucket_seconds(index: usize) -> f64 {
     if index + 1 >= BUCKETS {
         return f64::MAX;

@@ -23,6 +23,8 @@ pub(crate) struct Meter {
     tenant: Option<TenantId>,
     shown_tenant: Option<TenantId>,
     shown_settings: u64,
+    /// How long the request took that ended last.
+    request_us: Option<u64>,
     /// Not handed over yet.
     pending: Totals,
 }
@@ -38,8 +40,13 @@ impl Meter {
             tenant,
             shown_tenant: tenant,
             shown_settings: settings_hash,
+            request_us: None,
             pending: Totals::default(),
         }
+    }
+
+    pub(crate) fn record(&self) -> &ClientRecord {
+        &self.record
     }
 
     pub(crate) fn received(&mut self, bytes: usize) {
@@ -89,6 +96,11 @@ impl Meter {
             let now = self.record.clock().now_us();
             self.enter(state, now);
         }
+    }
+
+    /// How long the request took that ended last; asked once for each.
+    pub(crate) fn take_request_us(&mut self) -> Option<u64> {
+        self.request_us.take()
     }
 
     /// It gives its server connection up, which keeps `prepared` statements.
@@ -159,6 +171,7 @@ impl Meter {
         {
             let request = now.saturating_sub(self.since);
             self.pending.request_us += request;
+            self.request_us = Some(request);
             server.requests.note(request);
         }
         self.state = state;

@@ -25,7 +25,7 @@ use tenantry_schema::shard::ShardId;
 
 pub(crate) use self::called::{Call, Called};
 pub(crate) use self::client::{ClientOrigin, ClientRecord, ClientState};
-pub(crate) use self::counters::{Histogram, Totals};
+pub(crate) use self::counters::{Histogram, Totals, bucket_seconds};
 pub(crate) use self::logins::Logins;
 pub(crate) use self::meter::Meter;
 pub(crate) use self::server::{ServerOrigin, ServerRecord, ServerState};
@@ -71,6 +71,8 @@ pub(crate) struct Activity {
     pub(crate) tenants: TenantLoad,
     periods: Mutex<Periods>,
     last_server: AtomicU64,
+    /// Server connections that could not be opened, by cause.
+    connect_failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -159,6 +161,7 @@ impl Activity {
             tenants: TenantLoad::default(),
             periods: Mutex::new(Periods::default()),
             last_server: AtomicU64::new(0),
+            connect_failures: Mutex::default(),
         }
     }
 
@@ -183,6 +186,15 @@ impl Activity {
             activity: Arc::clone(self),
             record,
         }
+    }
+
+    /// A server connection could not be opened.
+    pub(crate) fn connect_failed(&self, cause: &'static str) {
+        *self.connect_failures.lock().entry(cause).or_default() += 1;
+    }
+
+    pub(crate) fn connect_failures(&self) -> BTreeMap<&'static str, u64> {
+        self.connect_failures.lock().clone()
     }
 
     /// Every session, by number.

@@ -132,6 +132,8 @@ settings! {
     Live "router.client_tls_sni_suffix" = client_tls.sni_suffix;
     Live "router.server_tls_sslmode" = server_tls.sslmode;
     Live "router.server_tls_ca_file" = server_tls.ca_file;
+    Live "router.log_min_duration_statement" = log_min_duration_statement;
+    Live "router.log_statement_text" = log_statement_text;
     Live "router.login_timeout" = timeouts.login;
     Live "router.query_wait_timeout" = timeouts.query_wait;
     Live "router.server_connect_timeout" = timeouts.server_connect;

@@ -250,6 +250,7 @@ impl Pool {
                     return Ok(Lease::new(Box::new(server), slot));
                 }
                 Ok(Err(error)) if error.is_saturation() => {
+                    self.login.activity.connect_failed(error.cause());
                     drop(slot);
                     tokio::time::sleep(SATURATION_PAUSE).await;
                     if started.elapsed() > self.limits.load().query_wait {
@@ -362,6 +363,7 @@ impl Pool {
 
     fn note_down(&self, error: &ConnectError) -> Refusal {
         let reason = one_line(error);
+        self.login.activity.connect_failed(error.cause());
         tracing::warn!(shard = %self.login.shard.name, %reason, "cannot open a server connection");
         self.inner.lock().down = Some((Instant::now() + self.limits.load().retry, reason.clone()));
         self.down(reason)

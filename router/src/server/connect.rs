@@ -100,6 +100,21 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
+    /// The kind, for metrics.
+    pub(crate) fn cause(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Tls(_) => "tls",
+            Self::Broken(_) | Self::Closed => "broken",
+            Self::Refused(_) if self.is_saturation() => "saturated",
+            Self::Refused(_) => "refused",
+            Self::Authentication | Self::Scram => "authentication",
+            Self::Protocol(_) => "protocol",
+            Self::NoGuard => "no_guard",
+            Self::Timeout => "timeout",
+        }
+    }
+
     /// The shard is up and has no connection to spare; not a reason to leave it alone.
     pub(crate) fn is_saturation(&self) -> bool {
         matches!(self, Self::Refused(fields) if fields.code == "53300")

@@ -71,6 +71,9 @@ impl Session {
             body: &input[HEAD_LEN..head.total],
             bytes: &input[..head.total],
         };
+        if self.observing {
+            self.observe_statement(&message);
+        }
         let handled = self.client_message(message, server.as_deref_mut());
         let (next, consumed) = self.conclude(handled, server);
         if consumed {

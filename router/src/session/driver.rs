@@ -234,6 +234,7 @@ impl Connection {
             }
         }
         self.meter.rests(state);
+        self.log_slow(lease.as_ref());
         let settings = self.session.settings();
         let name = || settings.application_name();
         self.meter
@@ -247,6 +248,40 @@ impl Connection {
         let counts = self.session.take_counts();
         self.meter
             .released(counts, prepared, &self.router.activity.tenants);
+        self.log_slow(Some(lease));
+    }
+
+    /// Logs the request that has just ended if it took long; never with its values.
+    fn log_slow(&mut self, lease: Option<&Lease>) {
+        let Some(us) = self.meter.take_request_us() else {
+            return;
+        };
+        let Some(observed) = self.session.take_observed() else {
+            return;
+        };
+        let config = self.router.config();
+        let limit = config.log_min_duration_statement;
+        let took = Duration::from_micros(us);
+        if limit.is_zero() || took < limit {
+            return;
+        }
+        let key = self.session.fleet().settings.tenant_key;
+        let tenant = self.session.tenant().map(|id| id.display(key).to_string());
+        let shard = lease.and_then(Lease::pool).map(|pool| pool.shard_name());
+        let identity = self.session.identity();
+        let record = self.meter.record();
+        let trace = observed.trace.as_ref().or(record.origin().trace.as_ref());
+        tracing::info!(
+            duration_ms = us as f64 / 1e3,
+            tenant,
+            shard,
+            session = identity.session,
+            role = %identity.role.name,
+            trace_id = trace,
+            fingerprint = format_args!("{:016x}", observed.fingerprint),
+            statement = config.log_statement_text.then_some(observed.statement.as_str()),
+            "slow statement"
+        );
     }
 
     /// A server connection for the tenant's shard.
@@ -289,6 +324,8 @@ impl Connection {
             server.link.state.dirty |= session_pooled;
             self.slot.attach(&server.link.state.key);
             self.meter.leased(server.listed.record(), tenant);
+            let limit = self.router.config().log_min_duration_statement;
+            self.session.observe(!limit.is_zero());
         }
         lease
     }

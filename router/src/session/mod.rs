@@ -16,6 +16,7 @@ mod expect;
 mod extended;
 mod listen;
 mod lost;
+mod observe;
 mod overtime;
 mod prologue;
 mod replies;
@@ -41,6 +42,7 @@ use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, ErrorFields, TxStatus};
 use tenantry_wire::frame;
 
+pub(crate) use self::observe::Observed;
 pub(crate) use self::special::unsafe_encoding;
 pub(crate) use self::state::{Assigned, Settings};
 
@@ -217,6 +219,9 @@ pub(crate) struct Session {
     /// The shard of the server connection that the session was given last.
     held: Option<ShardId>,
     counts: Counts,
+    /// Statements are remembered for the log.
+    observing: bool,
+    observed: Option<Box<Observed>>,
 }
 
 /// What a session ran since it was last asked.
@@ -286,6 +291,8 @@ impl Session {
             home: None,
             held: None,
             counts: Counts::default(),
+            observing: false,
+            observed: None,
         }
     }
 

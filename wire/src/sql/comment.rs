@@ -1,9 +1,12 @@
-//! The tenant in a trailing comment, in the format of sqlcommenter: `/*key='value',tenantry_tenant='ID'*/`.
+//! What a trailing comment in the format of sqlcommenter says: the tenant, the trace.
+//! `/*key='value',tenantry_tenant='ID',traceparent='00-…'*/`
 
 use super::lexer::{Lexer, TokenKind};
 
 /// The key that names the tenant.
-const KEY: &str = "tenantry_tenant";
+const TENANT: &str = "tenantry_tenant";
+/// The key of the trace, as OpenTelemetry's instrumentations of drivers write it.
+const TRACE: &str = "traceparent";
 
 /// The tenant that the comment at the end of the text names. Only a block comment behind the last token counts, semicolons
 /// aside, so that nothing inside a literal or a line comment is taken for it.
@@ -12,8 +15,47 @@ pub fn sql_comment_tenant<T: AsRef<[u8]> + ?Sized>(
     text: &T,
     standard_conforming_strings: bool,
 ) -> Option<String> {
+    value(text.as_ref(), standard_conforming_strings, TENANT)
+}
+
+/// The W3C trace id that the comment at the end of the text names, 32 lower-case hexadecimal digits. A text that does not
+/// end in a comment costs one look at its end.
+#[must_use]
+pub fn sql_comment_trace<T: AsRef<[u8]> + ?Sized>(
+    text: &T,
+    standard_conforming_strings: bool,
+) -> Option<String> {
     let text = text.as_ref();
-    memchr::memmem::rfind(text, KEY.as_bytes())?;
+    let is_trailing = |c: &u8| *c == b';' || c.is_ascii_whitespace();
+    let end = text.iter().rposition(|c| !is_trailing(c))?;
+    if !text.get(..=end)?.ends_with(b"*/") {
+        return None;
+    }
+    trace_id(&value(text, standard_conforming_strings, TRACE)?)
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context, section 3.2): `00-TRACE-SPAN-FLAGS`. `None` if it is malformed or
+/// all zeros.
+#[must_use]
+pub fn trace_id(traceparent: &str) -> Option<String> {
+    let mut parts = traceparent.split('-');
+    let hex = |part: Option<&str>, len: usize| {
+        let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        part.filter(|part| part.len() == len && part.bytes().all(is_hex))
+            .map(str::to_owned)
+    };
+    let version = hex(parts.next(), 2)?;
+    let trace = hex(parts.next(), 32)?;
+    let span = hex(parts.next(), 16)?;
+    hex(parts.next(), 2)?;
+    let is_zero = |text: &str| text.bytes().all(|c| c == b'0');
+    let ends = version != "00" || parts.next().is_none();
+    (version != "ff" && ends && !is_zero(&trace) && !is_zero(&span)).then_some(trace)
+}
+
+/// The value of a key in the comment at the end of the text.
+fn value(text: &[u8], standard_conforming_strings: bool, wanted: &str) -> Option<String> {
+    memchr::memmem::rfind(text, wanted.as_bytes())?;
     let mut statement_end = 0;
     for token in Lexer::new(text, standard_conforming_strings) {
         match token.kind {
@@ -39,7 +81,7 @@ pub fn sql_comment_tenant<T: AsRef<[u8]> + ?Sized>(
     content.split(',').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?;
-        (key.trim() == KEY).then(|| percent_decode(value))?
+        (key.trim() == wanted).then(|| percent_decode(value))?
     })
 }
 
@@ -59,4 +101,55 @@ fn percent_decode(value: &str) -> Option<String> {
     String::from_utf8(bytes)
         .ok()
         .filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    #[test]
+    fn the_trace_is_found_in_a_trailing_comment_only() {
+        let trace = |text: &str| sql_comment_trace(text, true);
+        let found = Some(TRACE_ID.to_owned());
+        assert_eq!(
+            trace(&format!("SELECT 1 /*traceparent='{PARENT}'*/")),
+            found
+        );
+        assert_eq!(
+            trace(&format!(
+                "SELECT 1 /*db_driver='x',traceparent='{}',tenantry_tenant='a'*/ ; ",
+                PARENT.replace('-', "%2D")
+            )),
+            found
+        );
+        for text in [
+            format!("/*traceparent='{PARENT}'*/ SELECT 1"),
+            format!("SELECT '/*traceparent=''{PARENT}''*/'"),
+            format!("SELECT 1 -- /*traceparent='{PARENT}'*/"),
+            "SELECT 1 /*traceparent='x'*/".to_owned(),
+            "SELECT 1".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(trace(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_parent_is_none() {
+        assert_eq!(trace_id(PARENT).as_deref(), Some(TRACE_ID));
+        assert!(trace_id(&format!("{}-more", PARENT.replace("00-0a", "01-0a"))).is_some());
+        for parent in [
+            format!("{PARENT}-more"),
+            PARENT.to_uppercase(),
+            PARENT.replace("00-0a", "ff-0a"),
+            PARENT.replace(TRACE_ID, &"0".repeat(32)),
+            PARENT.replace("b7ad6b7169203331", &"0".repeat(16)),
+            TRACE_ID.to_owned(),
+        ] {
+            assert_eq!(trace_id(&parent), None, "{parent}");
+        }
+    }
 }
