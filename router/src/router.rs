@@ -186,7 +186,12 @@ impl Router {
         if let Err(retry) = self.arrivals.connected(from, limit) {
             return Some(Refusal::ConnectionRate { limit, retry });
         }
-        let limit = config.login_failure_rate_max;
+        self.throttled_login(from)
+    }
+
+    /// Why a client at this address may not try a password now.
+    pub(crate) fn throttled_login(&self, from: IpAddr) -> Option<Refusal> {
+        let limit = self.config().login_failure_rate_max;
         match self.arrivals.may_log_in(from, limit) {
             Ok(()) => None,
             Err(retry) => Some(Refusal::LoginFailureRate { limit, retry }),

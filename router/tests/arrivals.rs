@@ -12,7 +12,7 @@ use tenantry_schema::secrets::SecretsFile;
 use tenantry_testkit::{Fleet, RawClient, RawError, error_of, send_cancel};
 use tenantry_wire::backend::Authentication;
 use tenantry_wire::frontend;
-use tenantry_wire::scram::{ChannelBinding, ClientExchange};
+use tenantry_wire::scram::{ChannelBinding, ClientExchange, Step};
 use tenantry_wire::startup::ProtocolVersion;
 use tenantry_wire::tag::backend as tag;
 
@@ -119,6 +119,47 @@ async fn an_address_has_a_rate_of_failed_logins() {
         assert_fields(&error, "53400", "LOGIN_FAILURE_RATE");
     }
     session.query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn guesses_that_come_together_are_as_few() {
+    let setup = setup_with(Fleet::builder().shards(1).tenants(1), |config| {
+        config.login_failure_rate_max = 3;
+    })
+    .await;
+    let mut guesses = Vec::new();
+    for _ in 0..10 {
+        let mut client = stuck(setup.address).await;
+        let exchange = ClientExchange::new("guess", ChannelBinding::Unavailable);
+        let first = exchange.start();
+        client
+            .send(|out| frontend::put_sasl_initial(out, "SCRAM-SHA-256", Some(&first)))
+            .await
+            .unwrap();
+        let challenge = client.receive().await.unwrap();
+        guesses.push((client, exchange, challenge));
+    }
+    let mut judged = 0;
+    for (mut client, mut exchange, challenge) in guesses {
+        let Ok(Authentication::SaslContinue(data)) = Authentication::decode(challenge.body())
+        else {
+            panic!("{challenge:?}")
+        };
+        let Step::Continue(proof) = exchange.step(data) else {
+            panic!("no proof")
+        };
+        client
+            .send(|out| frontend::put_sasl_response(out, &proof))
+            .await
+            .unwrap();
+        let error = error_of(&client.until_closed().await.unwrap()).unwrap();
+        if error.code == "28P01" {
+            judged += 1;
+        } else {
+            assert_fields(&error, "53400", "LOGIN_FAILURE_RATE");
+        }
+    }
+    assert_eq!(judged, 3);
 }
 
 #[tokio::test]

@@ -59,7 +59,12 @@ impl Login {
                 }
                 Step::Failure(error) => return Err(self.failed(claim, &error).await),
             }
-            step = exchange.step(self.authentication_message().await?.body());
+            let message = self.authentication_message().await?;
+            // Again, for those who came together before the first of them had failed.
+            if let Some(refusal) = self.router.throttled_login(self.from) {
+                return Err(self.refuse(&refusal).await);
+            }
+            step = exchange.step(message.body());
         }
     }
 
