@@ -384,3 +384,58 @@ async fn what_listened_never_listens_for_the_next() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_process_id_is_one_wherever_a_client_looks() {
+    let setup = setup().await;
+    let mut service = setup.raw().await;
+    let (pid, _) = service.cancel_key().unwrap();
+    let [here, there] = setup.two_tenants().await;
+    for tenant in [here, there] {
+        run(&mut service, &format!("SET tenantry.tenant = '{tenant}'")).await;
+        for (text, column) in [
+            ("SELECT pg_backend_pid()", "pg_backend_pid"),
+            (
+                "select PG_CATALOG.pg_backend_pid ( ) AS \"My pid\";",
+                "My pid",
+            ),
+            ("/* who */ SELECT pg_backend_pid() me -- I\n", "me"),
+        ] {
+            let answers = run(&mut service, text).await;
+            assert_eq!(tags_of(&answers), "TDCZ");
+            assert_eq!(rows_of(&answers), [[Some(pid.to_string())]]);
+            let described = backend::columns(answers[0].body()).unwrap();
+            assert_eq!(
+                (described[0].name, described[0].type_oid),
+                (column.as_bytes(), 23)
+            );
+            for format in [Format::Text, Format::Binary] {
+                service
+                    .send(|out| {
+                        frontend::put_parse(out, "s", text, &[]);
+                        frontend::put_describe(out, TargetKind::Statement, "s");
+                        frontend::put_bind(out, "", "s", &[], format);
+                        frontend::put_describe(out, TargetKind::Portal, "");
+                        frontend::put_execute(out, "", 0);
+                        frontend::put_close(out, TargetKind::Statement, "s");
+                        frontend::put_sync(out);
+                    })
+                    .await
+                    .unwrap();
+                let answers = service.until_ready().await.unwrap();
+                assert_eq!(tags_of(&answers), "1tT2TDC3Z");
+                let described = backend::columns(answers[4].body()).unwrap();
+                assert_eq!(described[0].format, format);
+                let row = backend::data_row(answers[5].body()).unwrap();
+                let wanted = match format {
+                    Format::Text => pid.to_string().into_bytes(),
+                    Format::Binary => pid.to_be_bytes().to_vec(),
+                };
+                assert_eq!(row, [Some(wanted.as_slice())]);
+            }
+        }
+    }
+    // Not a statement of its own: PostgreSQL's answer.
+    let other = run(&mut service, "SELECT pg_backend_pid(), 1").await;
+    assert_ne!(rows_of(&other)[0][0], Some(pid.to_string()));
+}

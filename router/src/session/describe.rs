@@ -1,7 +1,7 @@
 //! Describe: the server's answer, or the router's for a statement that it runs itself.
 
 use tenantry_wire::backend::{self, Column};
-use tenantry_wire::frontend::{self, Target, TargetKind};
+use tenantry_wire::frontend::{self, Format, Target, TargetKind};
 use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
 
 use super::Session;
@@ -14,6 +14,7 @@ use crate::server::Link;
 
 const TEXT_OID: u32 = 25;
 const BOOL_OID: u32 = 16;
+pub(super) const INT4_OID: u32 = 23;
 
 impl Session {
     pub(super) fn describe(
@@ -23,9 +24,9 @@ impl Session {
     ) -> Result<Handled, Refusal> {
         let target = Target::decode(message.body).map_err(malformed)?;
         if target.kind == TargetKind::Portal {
-            if let Some(Portal::Router { text, .. }) = self.statements.portal(target.name) {
-                let text = text.clone();
-                self.describe_own(&text, None);
+            if let Some(Portal::Router { text, binary, .. }) = self.statements.portal(target.name) {
+                let (text, binary) = (text.clone(), *binary);
+                self.describe_own(&text, None, binary);
                 return Ok(Handled::Done);
             }
             if self.lacks_portal(target.name) {
@@ -54,7 +55,7 @@ impl Session {
             }
         }
         if let ClientStatement::Router { text, types } = &statement {
-            self.describe_own(text, Some(types));
+            self.describe_own(text, Some(types), false);
             return Ok(Handled::Done);
         }
         let Some(server) = self.ready_server(server)? else {
@@ -79,30 +80,37 @@ impl Session {
     }
 
     /// Describes a statement that the router runs; `types` is given for a statement, not a portal.
-    fn describe_own(&mut self, text: &[u8], types: Option<&[u8]>) {
+    fn describe_own(&mut self, text: &[u8], types: Option<&[u8]>, binary: bool) {
         let kind = sql::classify(text, self.scs());
-        let names = result_names(&kind);
+        let columns = result_columns(&kind, binary);
         let oids = types.map(|types| parameter_oids(&kind, types));
         self.answer(|out| {
             if let Some(oids) = oids {
                 backend::put_parameter_description(out, &oids);
             }
-            if names.is_empty() {
+            if columns.is_empty() {
                 backend::put_no_data(out);
             } else {
-                let columns: Vec<Column<'_>> =
-                    names.iter().map(|name| Column::text(name)).collect();
                 backend::put_row_description(out, &columns);
             }
         });
     }
 }
 
-fn result_names(kind: &Kind<'_>) -> Vec<String> {
+/// What the statement returns. Texts travel alike in both formats.
+fn result_columns<'k>(kind: &'k Kind<'_>, binary: bool) -> Vec<Column<'k>> {
     match kind {
-        Kind::Show(name) => vec![name.clone()],
+        Kind::Show(name) => vec![Column::text(name)],
         Kind::SetConfig { calls, .. } => {
-            calls.iter().map(|call| call.column().to_owned()).collect()
+            let columns = calls.iter().map(|call| Column::text(call.column()));
+            columns.collect()
+        }
+        Kind::BackendPid { column } => {
+            let mut column = Column::of_type(column, INT4_OID, 4);
+            if binary {
+                column.format = Format::Binary;
+            }
+            vec![column]
         }
         _ => Vec::new(),
     }

@@ -238,9 +238,11 @@ impl Session {
                 }
                 return Err(self.aborted());
             }
+            let formats = bind.result_formats().map_err(malformed)?;
             let portal = Portal::Router {
                 text: text.clone(),
                 parameters,
+                binary: formats.first() == Some(&Format::Binary),
                 done: false,
             };
             self.statements.set_portal(bind.portal, Some(portal));
@@ -451,6 +453,7 @@ impl Session {
         let Some(Portal::Router {
             text,
             parameters,
+            binary,
             done,
         }) = self.statements.portal(portal).map(|portal| portal.clone())
         else {
@@ -468,7 +471,7 @@ impl Session {
                 }),
             };
         }
-        let mode = Mode::Extended { parameters };
+        let mode = Mode::Extended { parameters, binary };
         let handled = self.run_statement(&text, &kind, &mode, server)?;
         if handled == Handled::Done
             && let Some(Portal::Router { done, .. }) = self.statements.portal(portal)

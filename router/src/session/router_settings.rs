@@ -233,6 +233,7 @@ impl Session {
     pub(super) fn names_ours(calls: &[SettingCall], parameters: &[Option<Bytes>]) -> bool {
         let mode = Mode::Extended {
             parameters: parameters.to_vec(),
+            binary: false,
         };
         calls.iter().any(
             |call| matches!(text_argument(call.name(), &mode), Ok(Some(name)) if is_ours(&name)),
@@ -246,6 +247,7 @@ impl Session {
     ) -> Vec<Effect> {
         let mode = Mode::Extended {
             parameters: parameters.to_vec(),
+            binary: false,
         };
         let mut effects = Vec::new();
         for call in calls {
@@ -319,7 +321,7 @@ fn typed_text(bytes: &[u8], kind: ParamType) -> String {
 }
 
 fn parameter(number: u16, mode: &Mode) -> Result<Option<&Bytes>, Refusal> {
-    let Mode::Extended { parameters } = mode else {
+    let Mode::Extended { parameters, .. } = mode else {
         return Err(opaque_argument());
     };
     usize::from(number)

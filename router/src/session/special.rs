@@ -1,13 +1,14 @@
 //! Statements that the router runs, answers or refuses itself, in both protocols.
 
 use bytes::Bytes;
-use tenantry_wire::backend::{self, ErrorFields};
+use tenantry_wire::backend::{self, Column, ErrorFields};
 use tenantry_wire::encoding;
 use tenantry_wire::frontend::{self, Format, TargetKind};
 use tenantry_wire::sql::{self, Arg, DiscardTarget, Kind, SetValue, SettingCall};
 use tenantry_wire::sqlstate;
 
 use super::client::Handled;
+use super::describe::INT4_OID;
 use super::expect::{Effect, Expect, Shown};
 use super::sql_statements::definition;
 use super::state::Assigned;
@@ -26,8 +27,13 @@ pub(super) enum Mode {
         /// The Query holds this statement only.
         only: bool,
     },
-    /// Execute of a portal with these text parameters.
-    Extended { parameters: Vec<Option<Bytes>> },
+    /// Execute of a portal.
+    Extended {
+        /// As text.
+        parameters: Vec<Option<Bytes>>,
+        /// Results that are not texts travel in binary format.
+        binary: bool,
+    },
 }
 
 const ROLE_HINT: &str = "the role of a session is the one it logged in with";
@@ -58,6 +64,7 @@ impl Session {
             | Kind::Listen(_)
             | Kind::Unlisten(_)
             | Kind::Notify { .. }
+            | Kind::BackendPid { .. }
             | Kind::CopyFromStdin { .. }
             | Kind::LockTable
             | Kind::AlterRole
@@ -243,6 +250,7 @@ impl Session {
             Kind::Notify { channel, payload } => {
                 self.run_notify(channel, payload.as_deref().unwrap_or(""), mode, server)
             }
+            Kind::BackendPid { column } => self.tell_pid(column, mode),
             Kind::CopyFromStdin { .. } => self.copy_from(text, mode, server),
             Kind::LockTable => Err(Refusal::NotPermitted {
                 what: "LOCK TABLE",
@@ -264,6 +272,23 @@ impl Session {
     pub(super) fn command_complete(&mut self, tag: &str) -> Result<Handled, Refusal> {
         backend::put_command_complete(&mut self.output, tag);
         Ok(Handled::Done)
+    }
+
+    /// The number that BackendKeyData told, whichever server connection serves the session now.
+    fn tell_pid(&mut self, column: &str, mode: &Mode) -> Result<Handled, Refusal> {
+        let pid = self.identity.pid();
+        let (text, bytes) = (pid.to_string(), pid.to_be_bytes());
+        let value = match mode {
+            Mode::Extended { binary: true, .. } => bytes.as_slice(),
+            Mode::Extended { .. } => text.as_bytes(),
+            Mode::Simple { .. } => {
+                let described = [Column::of_type(column, INT4_OID, 4)];
+                backend::put_row_description(&mut self.output, &described);
+                text.as_bytes()
+            }
+        };
+        backend::put_data_row(&mut self.output, &[Some(value)]);
+        self.command_complete("SELECT 1")
     }
 
     /// Sends a statement by extended protocol, its results as the client's protocol shows them.

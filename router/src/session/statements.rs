@@ -67,6 +67,8 @@ pub(crate) enum Portal {
     Router {
         text: Bytes,
         parameters: Vec<Option<Bytes>>,
+        /// The client asks for results in binary format.
+        binary: bool,
         /// Already executed: a second Execute returns nothing more.
         done: bool,
     },

@@ -49,7 +49,7 @@ async fn attempt(arena: &impl Arena, attack: &Attack) -> anyhow::Result<()> {
     let mut victim = arena.open(Side::Victim, &[]).await?;
     let loot = Loot {
         stolen: cell(&mut victim, "SELECT current_setting('tenantry.tenant')").await?,
-        pid: cell(&mut victim, "SELECT pg_backend_pid()").await?,
+        pid: cell(&mut victim, "SELECT pg_backend_pid() + 0").await?,
         row: cell(&mut victim, "SELECT id FROM customers ORDER BY id LIMIT 1").await?,
     };
     let mut attacker = arena.open(Side::Attacker, &[]).await?;

@@ -157,6 +157,24 @@ fn whole(mut cursor: Cursor<'_>) -> Parsed<Vec<SettingCall>> {
     }
 }
 
+/// `SELECT pg_backend_pid() [[AS] alias]`: the name of its column.
+pub(super) fn backend_pid(mut cursor: Cursor<'_>) -> Parsed<String> {
+    cursor.expect_keyword("select")?;
+    if cursor.keyword("pg_catalog") && !cursor.punct(b'.') {
+        return Err(Refusal::Malformed);
+    }
+    let mut column = cursor.any_name()?.0;
+    if column != "pg_backend_pid" || !cursor.punct(b'(') || !cursor.punct(b')') {
+        return Err(Refusal::Malformed);
+    }
+    if cursor.keyword("as") {
+        column = cursor.any_name()?.0;
+    } else if !cursor.at_end() {
+        column = cursor.name()?;
+    }
+    cursor.expect_end(column)
+}
+
 /// Every call in the statement, nested ones included.
 fn all(mut cursor: Cursor<'_>) -> Vec<SettingCall> {
     let mut calls = Vec::new();

@@ -7,7 +7,7 @@ use super::{
     calls,
     cursor::Cursor,
     decode::{Parsed, Refusal},
-    hints::{mentions_setting_function, mentions_temp},
+    hints::{mentions_backend_pid, mentions_setting_function, mentions_temp},
     keywords::fold,
     kind::Kind,
     lexer::{Lexer, Token, TokenKind},
@@ -16,6 +16,9 @@ use super::{
 
 /// Longest keyword that begins a statement of the list: `deallocate`.
 const KEYWORD_LIMIT: usize = 10;
+
+/// Longest text in which `SELECT pg_backend_pid()` is looked for, bytes.
+const BACKEND_PID_MAX: usize = 128;
 
 /// Tells what a statement is to the router. `text` holds one statement, with or without semicolons behind it; a text of
 /// several is [`Kind::Plain`], as PostgreSQL refuses it in the extended protocol ([`super::split()`] divides simple
@@ -85,6 +88,13 @@ fn query(lexer: Lexer<'_>, first: Token) -> Kind<'_> {
         && let Some(kind) = calls::statement(cursor())
     {
         return kind;
+    }
+    // Only the short statement is looked for: in others the function tells the server's number.
+    if text.len() <= BACKEND_PID_MAX
+        && mentions_backend_pid(text)
+        && let Ok(column) = calls::backend_pid(cursor())
+    {
+        return Kind::BackendPid { column };
     }
     // Data can be long, and those who only change it select into nothing.
     let is_change = [&b"insert"[..], b"update", b"delete"]

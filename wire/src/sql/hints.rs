@@ -38,6 +38,11 @@ pub fn takes_session_lock(text: &[u8]) -> bool {
     memchr::memchr_iter(b'_', text).any(|at| surrounded(text, at, b"advisory", b"lock"))
 }
 
+/// Whether the text may call `pg_backend_pid`.
+pub(super) fn mentions_backend_pid(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'_', text).any(|at| surrounded(text, at, b"backend", b"pid"))
+}
+
 pub(super) fn mentions_temp(text: &[u8]) -> bool {
     memchr::memchr2_iter(b'm', b'M', text).any(|at| surrounded(text, at, b"te", b"p"))
 }

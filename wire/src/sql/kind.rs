@@ -76,6 +76,11 @@ pub enum Kind<'a> {
         /// The statement is `SELECT call [[AS] alias], ...` and nothing else.
         whole: bool,
     },
+    /// `SELECT pg_backend_pid()` and nothing else.
+    BackendPid {
+        /// The name of the result's column.
+        column: String,
+    },
     /// DISCARD
     Discard(DiscardTarget),
     /// DEALLOCATE ALL
