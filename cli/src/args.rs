@@ -8,6 +8,7 @@ use crate::config::{Flag, Sources};
 use crate::demo::DemoCommand;
 use crate::init::InitArgs;
 use crate::output::Format;
+use crate::role::RoleCommand;
 use crate::shard::ShardCommand;
 use crate::tenant::TenantCommand;
 
@@ -77,6 +78,9 @@ pub(crate) enum Command {
     /// List and add shards
     #[command(subcommand)]
     Shard(ShardCommand),
+    /// Create and change the roles that clients log in as
+    #[command(subcommand)]
+    Role(RoleCommand),
     /// Check the fleet: catalog, shards, guard, placement, routers
     Doctor,
     /// Inspect the configuration

@@ -10,6 +10,7 @@ mod doctor;
 mod exit;
 mod init;
 mod output;
+mod role;
 mod roles;
 mod shard;
 mod shutdown;
@@ -60,6 +61,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Demo(command) => demo::run(command, cli.global.log.as_deref(), printer).await,
         Command::Tenant(command) => tenant::run(command, &sources, printer).await,
         Command::Shard(command) => shard::run(command, &sources, printer).await,
+        Command::Role(command) => role::run(command, &sources, printer).await,
         Command::Doctor => doctor::run(&sources, printer).await,
         Command::Config(command) => config_check::run(&command, &sources, printer),
         Command::Completion { shell } => completion::run(shell, printer),

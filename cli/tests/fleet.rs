@@ -353,3 +353,91 @@ async fn doctor_is_content_with_a_healthy_fleet_and_names_what_is_wrong() {
     wrong("shard", other.name.as_str());
     assert!(ended.stderr.contains("checks failed"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_created_changed_and_dropped() {
+    let fleet = Fleet::builder().shards(1).tenants(2).start().await.unwrap();
+    let tenant = fleet.id_text(fleet.tenants()[0].id);
+    let created = json_of(
+        &fleet,
+        &[
+            "role",
+            "create",
+            "batch",
+            "--kind",
+            "service",
+            "--pool-mode",
+            "session",
+            "--max-connections",
+            "5",
+            "--valid-until",
+            "2030-01-01T00:00:00Z",
+        ],
+    );
+    assert!(created["password"].as_str().unwrap().len() >= 20);
+    insta::assert_json_snapshot!(masked(created, &["password"]), @r#"
+    {
+      "kind": "service",
+      "max_connections": 5,
+      "name": "batch",
+      "password": "[password]",
+      "pool_mode": "session",
+      "tenants": [],
+      "valid_until": "2030-01-01T00:00:00Z"
+    }
+    "#);
+    run(&fleet, &["role", "create", "batch", "--kind", "service"]).fails(4);
+    run(&fleet, &["role", "create", "store", "--kind", "tenant"]).fails(2);
+    run(&fleet, &["role", "alter", "batch", "--tenant", &tenant]).fails(2);
+    run(&fleet, &["role", "show", "nobody"]).fails(3);
+    let arguments = [
+        "role", "create", "store", "--kind", "tenant", "--tenant", &tenant,
+    ];
+    assert_eq!(json_of(&fleet, &arguments)["tenants"], json!([tenant]));
+
+    let verifier = async |name: &str| {
+        let roles = fleet.catalog().list_roles().await.unwrap();
+        let found = roles.into_iter().find(|role| role.name == name);
+        found.unwrap().verifier
+    };
+    let before = verifier("batch").await;
+    let altered = json_of(
+        &fleet,
+        &[
+            "role",
+            "alter",
+            "batch",
+            "--pool-mode",
+            "transaction",
+            "--max-connections",
+            "none",
+        ],
+    );
+    assert_eq!(
+        (
+            &altered["pool_mode"],
+            &altered["max_connections"],
+            &altered["valid_until"]
+        ),
+        (
+            &json!("transaction"),
+            &json!(null),
+            &json!("2030-01-01T00:00:00Z")
+        )
+    );
+    assert_eq!(altered.get("password"), None);
+    assert_eq!(verifier("batch").await, before);
+    assert!(json_of(&fleet, &["role", "password", "batch"])["password"].is_string());
+    assert_ne!(verifier("batch").await, before);
+
+    let listed = json_of(&fleet, &["role", "list"]);
+    let names: Vec<&Value> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|role| &role["name"])
+        .collect();
+    assert_eq!(names, [&json!("batch"), &json!("store")]);
+    run(&fleet, &["role", "drop", "batch"]).ok();
+    run(&fleet, &["role", "drop", "batch"]).fails(3);
+}
