@@ -45,7 +45,9 @@ const BIND_FUNCTION: &str = "
 
 /// Servers, proxies and data. Everything ends with it.
 pub(crate) struct Bed {
-    pub(crate) router: RouterProcess,
+    router: RouterProcess,
+    /// With a server connection per client, beside a PgBouncer that pools by sessions.
+    wide_router: RouterProcess,
     pub(crate) pgbouncer: PgBouncer,
     pub(crate) fleet: Fleet,
     pub(crate) folder: TempDir,
@@ -73,9 +75,12 @@ impl Bed {
         fill(&fleet.server_of(shard).connect(UNGUARDED).await?, false).await?;
         let router =
             RouterProcess::start(&router_config(&fleet, POOL_SIZE), without, folder.path())?;
+        let config = router_config(&fleet, CLIENTS_MAX as usize);
+        let wide_router = RouterProcess::start(&config, without, folder.path())?;
         let pgbouncer = start_pgbouncer(installed, &fleet, shard, folder.path()).await?;
         Ok(Self {
             router,
+            wide_router,
             pgbouncer,
             fleet,
             folder,
@@ -83,9 +88,9 @@ impl Bed {
     }
 
     /// The router, bound to the first tenant unless the transactions name theirs.
-    pub(crate) fn through_router(&self, bound: bool) -> Address {
+    pub(crate) fn through_router(&self, bound: bool, by_session: bool) -> Address {
         Address {
-            port: self.router.port,
+            port: self.router(by_session).port,
             user: ROLE.to_owned(),
             password: PASSWORD.to_owned(),
             database: if bound {
@@ -95,6 +100,15 @@ impl Bed {
             },
             first: None,
             tenant_setting: "tenantry.tenant",
+        }
+    }
+
+    /// The router that has as many server connections as PgBouncer in this mode.
+    pub(crate) fn router(&self, by_session: bool) -> &RouterProcess {
+        if by_session {
+            &self.wide_router
+        } else {
+            &self.router
         }
     }
 
@@ -157,6 +171,7 @@ pub(crate) fn router_config(fleet: &Fleet, pool_size: usize) -> Config {
         catalog_url: fleet.catalog_url(),
         secrets_file: fleet.secrets_path(),
         database: DATABASE.to_owned(),
+        name: format!("bench-{pool_size}"),
         pool_size,
         ..Config::default()
     }

@@ -108,7 +108,7 @@ fn sample(
     target: Target,
 ) -> anyhow::Result<Sample> {
     let proxy = match target {
-        Target::Router => Some(bed.router.pid()),
+        Target::Router => Some(bed.router(by_session(installed, cell)).pid()),
         Target::PgBouncer => Some(bed.pgbouncer.pid()),
         Target::Direct | Target::Unguarded => None,
     };
@@ -139,13 +139,17 @@ fn sample(
     })
 }
 
+/// Whether PgBouncer has to pool by sessions to serve this.
+fn by_session(installed: &Installed, cell: Cell) -> bool {
+    cell.protocol == pgbench::Protocol::Prepared && !installed.pools_prepared
+}
+
 fn address(bed: &Bed, installed: &Installed, cell: Cell, target: Target) -> Address {
     match target {
-        Target::Router => bed.through_router(cell.script != Script::Mix),
-        Target::PgBouncer => {
-            let prepared = cell.protocol == pgbench::Protocol::Prepared;
-            bed.through_pgbouncer(prepared && !installed.pools_prepared)
+        Target::Router => {
+            bed.through_router(cell.script != Script::Mix, by_session(installed, cell))
         }
+        Target::PgBouncer => bed.through_pgbouncer(by_session(installed, cell)),
         Target::Direct => bed.direct(),
         Target::Unguarded => bed.unguarded(),
     }

@@ -37,7 +37,7 @@ fn method(args: &Args, installed: &Installed) -> Vec<String> {
             args.seconds(),
         ),
         format!(
-            "PgBouncer {}, in {} mode for prepared statements, in transaction mode otherwise; as many server connections as the router has, or one per client in session mode.",
+            "PgBouncer {}, in {} mode for prepared statements, in transaction mode otherwise; 20 server connections for either proxy, or one per client where PgBouncer pools by sessions.",
             installed.version,
             if installed.pools_prepared { "transaction" } else { "session" },
         ),

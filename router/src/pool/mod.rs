@@ -85,6 +85,7 @@ pub(crate) struct Pool {
 /// a connection is idle.
 #[derive(Debug, Default)]
 struct Inner {
+    #[expect(clippy::vec_box, reason = "a lease takes and returns the box as it is")]
     idle: Vec<Box<Server>>,
     open: usize,
     waiters: VecDeque<Waiter>,
