@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use self::bed::Bed;
 pub(crate) use self::bed::{DATABASE, router_config};
 use self::cells::{Cell, Measured, Sample, Target};
-use self::pgbench::{Address, Pgbench, Script};
+use self::pgbench::{Address, Pgbench, Protocol, Script};
 use self::pgbouncer::Installed;
 pub(crate) use self::router::{PartArgs, RouterProcess, Without, run_part};
 
@@ -39,6 +39,12 @@ pub(crate) struct Args {
     /// Only the cells that have bars at 16 clients, for a second each.
     #[arg(long)]
     quick: bool,
+    /// Only these scripts.
+    #[arg(long = "script", value_enum, value_name = "NAME")]
+    scripts: Vec<Script>,
+    /// Only these protocols.
+    #[arg(long = "protocol", value_enum, value_name = "NAME")]
+    protocols: Vec<Protocol>,
     /// Fail when a bar is missed.
     #[arg(long)]
     check: bool,
@@ -51,6 +57,16 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// What is to be measured.
+    fn cells(&self) -> Vec<Cell> {
+        let mut cells = cells::all(self.quick);
+        cells.retain(|cell| {
+            (self.scripts.is_empty() || self.scripts.contains(&cell.script))
+                && (self.protocols.is_empty() || self.protocols.contains(&cell.protocol))
+        });
+        cells
+    }
+
     fn seconds(&self) -> u32 {
         if self.quick { 1 } else { self.seconds }
     }
@@ -69,10 +85,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn measure(args: &Args, installed: &Installed, bed: &Bed) -> anyhow::Result<Vec<Measured>> {
     let server = bed.fleet.server_of(bed.fleet.shard(0));
     let pgbench = Pgbench::find(server.install(), bed.folder.path())?;
-    let mut measured: Vec<Measured> = cells::all(args.quick)
-        .into_iter()
-        .map(Measured::new)
-        .collect();
+    let mut measured: Vec<Measured> = args.cells().into_iter().map(Measured::new).collect();
     // Pools and caches fill before anything counts.
     for cell in &measured {
         for target in cell.cell.targets() {
@@ -141,7 +154,7 @@ fn sample(
 
 /// Whether PgBouncer has to pool by sessions to serve this.
 fn by_session(installed: &Installed, cell: Cell) -> bool {
-    cell.protocol == pgbench::Protocol::Prepared && !installed.pools_prepared
+    cell.protocol == Protocol::Prepared && !installed.pools_prepared
 }
 
 fn address(bed: &Bed, installed: &Installed, cell: Cell, target: Target) -> Address {

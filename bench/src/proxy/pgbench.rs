@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use tenantry_cluster::PgInstall;
 
 use super::bed::{ACCOUNTS_OF_OTHERS, TENANTS};
 
 /// What is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Script {
     /// `pgbench -S`: one SELECT by key.
     Select,
@@ -21,10 +22,13 @@ pub(crate) enum Script {
 }
 
 /// pgbench's `--protocol`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
+    /// One Query message.
     Simple,
+    /// Parse, Bind, Describe, Execute and Sync each time.
     Extended,
+    /// Parse once, then Bind, Describe, Execute and Sync.
     Prepared,
 }
 
