@@ -158,3 +158,50 @@ async fn a_role_ends_cleanly_on_the_first_signal() {
         assert!(role.ended().success());
     }
 }
+
+/// SIGHUP reads the file anew, a bad file changes nothing, and the console's SHUTDOWN ends the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_reloads_on_a_signal_and_stops_at_an_operators_word() {
+    let fleet = Fleet::builder().shards(1).tenants(1).start().await.unwrap();
+    let role = fleet.add_role("ops", "secret", RoleKind::Operator, Vec::new());
+    role.await.unwrap();
+    let file = fleet.dir().join("tenantry.toml");
+    std::fs::write(&file, "[router]\npool_size = 5\n").unwrap();
+    let (listen, http) = (free_address(), free_address());
+    let arguments = ["router", "--listen", &listen, "--http-listen", &http];
+    let mut router = Role::start(&fleet, &arguments, "router is listening");
+    let address: std::net::SocketAddr = listen.parse().unwrap();
+    let console = loop {
+        let connected = tokio_postgres::Config::new()
+            .host(address.ip().to_string())
+            .port(address.port())
+            .user("ops")
+            .password("secret")
+            .dbname("tenantry")
+            .connect(NoTls)
+            .await;
+        // Until the router knows the fleet it refuses sessions.
+        if let Ok((client, connection)) = connected {
+            tokio::spawn(connection);
+            break client;
+        }
+    };
+    let pool_size = async || {
+        let rows = console.query("SHOW CONFIG", &[]).await.unwrap();
+        let row = rows
+            .iter()
+            .find(|row| row.get::<_, &str>("key") == "router.pool_size");
+        row.unwrap().get::<_, String>("value")
+    };
+    assert_eq!(pool_size().await, "5");
+    std::fs::write(&file, "[router]\npool_size = 7\n").unwrap();
+    router.signal(Signal::HUP);
+    while pool_size().await != "7" {}
+    std::fs::write(&file, "[router]\npool_size = 9\nclients_max = \"many\"\n").unwrap();
+    let error = console.simple_query("RELOAD").await.unwrap_err();
+    let message = error.as_db_error().unwrap().message().to_owned();
+    assert!(message.contains("router.clients_max"), "{message}");
+    assert_eq!(pool_size().await, "7");
+    console.simple_query("SHUTDOWN").await.unwrap();
+    assert!(router.ended().success());
+}

@@ -519,3 +519,38 @@ async fn the_busiest_tenants_come_first() {
     assert_eq!(get(&rows[1], "tenant"), "_other");
     assert_eq!(get(&rows[1], "xact_count"), "1");
 }
+
+/// psql as operators use it: simple protocol, a notice for help, an error that names the way on.
+#[tokio::test]
+async fn psql_works_on_the_console() {
+    let setup = setup(|_| ()).await;
+    let port = setup.address.port().to_string();
+    let commands = [
+        "SHOW VERSION",
+        "SHOW HELP",
+        "SHOW NONSENSE",
+        "SHOW LISTS",
+        "PAUSE",
+        "RESUME",
+    ];
+    let mut psql = tokio::process::Command::new("psql");
+    psql.args(["-X", "-A", "-t", "-h", "127.0.0.1", "-p", &port])
+        .args(["-U", "ops", "-d", "tenantry"])
+        .args(commands.iter().flat_map(|command| ["-c", command]))
+        .env("PGPASSWORD", PASSWORD);
+    let output = psql.output().await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("Tenantry "), "{said}");
+    assert!(lines.contains(&"databases|2"), "{said}");
+    assert!(lines.ends_with(&["PAUSE", "RESUME"]), "{said}");
+    let notes = String::from_utf8(output.stderr).unwrap();
+    for expected in [
+        "NOTICE:  Console usage",
+        "KILL_CLIENT id",
+        "ERROR:  unknown command \"SHOW NONSENSE\"",
+        "HINT:  SHOW HELP lists the commands",
+    ] {
+        assert!(notes.contains(expected), "{notes}");
+    }
+}

@@ -251,6 +251,12 @@ impl Connection {
         self.log_slow(Some(lease));
     }
 
+    /// The tenant as logs show it.
+    fn tenant_text(&self) -> Option<String> {
+        let key = self.session.fleet().settings.tenant_key;
+        self.session.tenant().map(|id| id.display(key).to_string())
+    }
+
     /// Logs the request that has just ended if it took long; never with its values.
     fn log_slow(&mut self, lease: Option<&Lease>) {
         let Some(us) = self.meter.take_request_us() else {
@@ -265,8 +271,7 @@ impl Connection {
         if limit.is_zero() || took < limit {
             return;
         }
-        let key = self.session.fleet().settings.tenant_key;
-        let tenant = self.session.tenant().map(|id| id.display(key).to_string());
+        let tenant = self.tenant_text();
         let shard = lease.and_then(Lease::pool).map(|pool| pool.shard_name());
         let identity = self.session.identity();
         let record = self.meter.record();
@@ -346,7 +351,11 @@ impl Connection {
                 true
             }
             Err(fault) => {
-                tracing::warn!(%fault, "server connection lost");
+                let session = self.session.identity().session;
+                let tenant = self.tenant_text();
+                let shard = lease.as_ref().and_then(Lease::pool);
+                let shard = shard.map(|pool| pool.shard_name());
+                tracing::warn!(%fault, session, tenant, shard, "server connection lost");
                 self.server_gone(lease)
             }
         }
