@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL's channels belong to the whole database. A tenant's channel has a name of the guard's
 //! on the server (`tenantry.channel()`, keyed with a secret), which the session translates: the
-//! client sees its own names only. A channel is the tenant's that was bound at LISTEN, and stays so
+//! client sees its own names only (docs/adr/0020-listen-asks-the-guard-for-its-channel.md). A channel is the tenant's that was bound at LISTEN, and stays so
 //! when a service role switches. No name of a client's gets into a statement's text: it travels as a
 //! parameter, and what LISTEN is sent with is the guard's hexadecimal name.
 
