@@ -6,6 +6,7 @@ mod directory;
 mod idle;
 mod proxy;
 mod report;
+mod soak;
 mod svg;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Scenario {
     ProxyCost(proxy::Args),
     /// Memory per idle client of the router, and per idle server connection.
     Idle(idle::Args),
+    /// Clients killed at random, servers that come and go: nothing crosses, nothing is left.
+    Soak(soak::Args),
     /// The router that `proxy-cost` and `idle` measure, in a process of its own.
     #[command(hide = true)]
     RouterPart(proxy::PartArgs),
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
         Scenario::ProxyCost(args) => proxy::run(&args),
         Scenario::Idle(args) => idle::run(&args),
+        Scenario::Soak(args) => soak::run(&args),
         Scenario::RouterPart(args) => proxy::run_part(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -100,6 +100,44 @@ pub(crate) fn percentiles(title: &str, unit: &str, bound: f64, curves: &[Curve])
     svg
 }
 
+/// One value over time, from zero to the largest and a tenth more.
+pub(crate) fn line(title: &str, unit: &str, time_unit: &str, points: &[(f64, f64)]) -> String {
+    let largest = |pick: fn(&(f64, f64)) -> f64| points.iter().map(pick).fold(1.0, f64::max);
+    let (length, top) = (largest(|point| point.0), largest(|point| point.1) * 1.1);
+    let x = |at: f64| LEFT + at / length * (WIDTH - LEFT - RIGHT);
+    let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM);
+    let mut svg = open(title);
+    let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
+    let _ = writeln!(
+        svg,
+        "<path class=\"axis\" d=\"M{LEFT} {TOP}V{bottom}H{right}\"/>"
+    );
+    let path: Vec<String> = points
+        .iter()
+        .map(|(at, value)| format!("{:.1} {:.1}", x(*at), y(*value)))
+        .collect();
+    let _ = writeln!(
+        svg,
+        "<path fill=\"none\" stroke=\"{}\" stroke-width=\"2\" d=\"M{}\"/>",
+        COLOURS[0],
+        path.join("L")
+    );
+    for (value, at) in [(0.0, bottom), (top, TOP)] {
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{value:.0} {unit}</text>",
+            LEFT - 8.0,
+            at + 4.0
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{right}\" y=\"{}\" text-anchor=\"end\">{length:.0} {time_unit}</text>\n</svg>",
+        bottom + 20.0
+    );
+    svg
+}
+
 /// Horizontal bars against a bound.
 pub(crate) fn bars(title: &str, unit: &str, bound: f64, bars: &[(String, f64)]) -> String {
     let value_max = bars.iter().map(|(_, value)| *value).fold(bound, f64::max) * 1.1;

@@ -96,6 +96,8 @@ pub struct LeftOut {
     pub kept_bind: bool,
     /// Idle sessions keep their buffers.
     pub buffer_release: bool,
+    /// A server connection is given back as its client left it.
+    pub cleanup: bool,
 }
 
 /// Time limits of one router.

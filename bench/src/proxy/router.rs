@@ -16,6 +16,8 @@ pub(crate) enum Without {
     KeptBind,
     /// An idle session keeps its buffers.
     BufferRelease,
+    /// A server connection is given back as its client left it (`soak`).
+    Cleanup,
 }
 
 impl Without {
@@ -42,6 +44,7 @@ pub(crate) fn run_part(args: &PartArgs) -> anyhow::Result<()> {
     match args.without {
         Some(Without::KeptBind) => config.left_out.kept_bind = true,
         Some(Without::BufferRelease) => config.left_out.buffer_release = true,
+        Some(Without::Cleanup) => config.left_out.cleanup = true,
         None => config.left_out = LeftOut::default(),
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

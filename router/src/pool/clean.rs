@@ -24,6 +24,10 @@ pub(crate) struct LeftBehind {
 
 /// Gives the connection back if it is clean or can be cleaned, else closes it.
 pub(crate) async fn clean(mut lease: Lease, left: LeftBehind) {
+    if lease.pool().is_some_and(|pool| !pool.cleans()) {
+        lease.give_back();
+        return;
+    }
     if left.unfinished {
         return;
     }

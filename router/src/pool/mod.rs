@@ -47,6 +47,8 @@ pub(crate) struct PoolLimits {
     pub(crate) retry: Duration,
     /// Whether a connection that is given back stays bound to its tenant.
     pub(crate) keeps_bind: bool,
+    /// Whether a connection that is given back is proven clean or closed.
+    pub(crate) cleans: bool,
 }
 
 impl PoolLimits {
@@ -59,6 +61,7 @@ impl PoolLimits {
             idle: config.timeouts.server_idle,
             retry: config.timeouts.server_retry,
             keeps_bind: !config.left_out.kept_bind,
+            cleans: !config.left_out.cleanup,
         }
     }
 }
@@ -387,6 +390,11 @@ impl Pool {
         for _ in 0..added {
             self.slot_free();
         }
+    }
+
+    /// Whether connections are cleaned: always, but in a measurement of what that is for.
+    pub(crate) fn cleans(&self) -> bool {
+        self.limits.load().cleans
     }
 
     fn put_back(self: &Arc<Self>, mut server: Box<Server>) {

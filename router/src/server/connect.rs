@@ -405,6 +405,7 @@ impl Opening {
                 bound_in_transaction: false,
                 applied_in_transaction: false,
                 applied_by_router: false,
+                savepoints: Vec::new(),
                 copy_role: false,
                 prepared: PreparedCache::new(login.statements_max),
                 unnamed: None,

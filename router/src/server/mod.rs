@@ -69,6 +69,8 @@ pub(crate) struct ServerState {
     pub(crate) applied_in_transaction: bool,
     /// Some of them are the router's doing, for a client that had made them before.
     pub(crate) applied_by_router: bool,
+    /// What was in force at each savepoint of the transaction that was made while this was known.
+    pub(crate) savepoints: Vec<AtSavepoint>,
     /// The transaction runs as `tenantry_copy` until told otherwise.
     pub(crate) copy_role: bool,
     pub(crate) prepared: PreparedCache,
@@ -82,6 +84,14 @@ pub(crate) struct ServerState {
     pub(crate) dirty: bool,
 }
 
+/// What is in force on a connection at a savepoint.
+#[derive(Debug, Clone)]
+pub(crate) struct AtSavepoint {
+    name: String,
+    bound: Bound,
+    applied: Option<Settings>,
+}
+
 impl ServerState {
     /// A transaction ended; whether what it set is still in force depends on how.
     pub(crate) fn transaction_ended(&mut self, committed: bool) {
@@ -93,7 +103,36 @@ impl ServerState {
         self.bound_in_transaction = false;
         self.applied_in_transaction = false;
         self.applied_by_router = false;
+        self.savepoints.clear();
         self.copy_role = false;
+    }
+
+    /// A savepoint was made.
+    pub(crate) fn savepoint(&mut self, name: &str) {
+        self.savepoints.push(AtSavepoint {
+            name: name.to_owned(),
+            bound: self.bound,
+            applied: self.applied.clone(),
+        });
+    }
+
+    /// The transaction returned to a savepoint, which stays.
+    pub(crate) fn returned_to(&mut self, name: &str) {
+        match self.savepoints.iter().rposition(|at| at.name == name) {
+            Some(at) => {
+                self.savepoints.truncate(at + 1);
+                self.bound = self.savepoints[at].bound;
+                self.applied = self.savepoints[at].applied.clone();
+            }
+            None => self.reverted(),
+        }
+    }
+
+    /// A savepoint and those after it are gone, what they cover stays.
+    pub(crate) fn released(&mut self, name: &str) {
+        if let Some(at) = self.savepoints.iter().rposition(|at| at.name == name) {
+            self.savepoints.truncate(at);
+        }
     }
 
     /// Part of the transaction was rolled back.

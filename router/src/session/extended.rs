@@ -13,6 +13,7 @@ use tenantry_wire::{MessageError, tag::frontend as tag};
 use super::client::{ClientMessage, Handled};
 use super::describe::parameter_oids;
 use super::expect::{Effect, Expect};
+use super::router_settings::binary_as_text;
 use super::special::{Mode, has_parameter_name, is_role_setting, role_change};
 use super::statements::{ClientStatement, Portal, StatementRole, Undo};
 use super::{Session, Tx};
@@ -218,8 +219,8 @@ impl Session {
             if self.expects.has_ready() {
                 return Ok(Handled::Later);
             }
-            let parameters = parameters(&bind)?;
             let kind = sql::classify(&text, self.scs());
+            let parameters = text_parameters(&bind, &kind)?;
             let wanted = parameter_oids(&kind, &types).len();
             if parameters.len() != wanted {
                 if !self.settle(server) {
@@ -605,6 +606,19 @@ fn role_of(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
         _ if sql::takes_session_lock(text) => StatementRole::Pins,
         _ => StatementRole::Plain,
     }
+}
+
+/// The values as text, where a cast says what a binary one is.
+fn text_parameters(bind: &Bind<'_>, kind: &Kind<'_>) -> Result<Vec<Option<Bytes>>, Refusal> {
+    let mut values = Vec::new();
+    for (index, parameter) in bind.parameters().map_err(malformed)?.enumerate() {
+        let (format, value) = parameter.map_err(malformed)?;
+        values.push(match (format, value) {
+            (Format::Binary, Some(value)) => Some(binary_as_text(kind, index + 1, value)),
+            (_, value) => value.map(Bytes::copy_from_slice),
+        });
+    }
+    Ok(values)
 }
 
 fn parameters(bind: &Bind<'_>) -> Result<Vec<Option<Bytes>>, Refusal> {

@@ -44,9 +44,14 @@ impl Session {
                 shard: shard.to_owned(),
             }
         };
-        let asked = !self.expects.is_empty() || self.sync_owed || self.batch.forwarded;
+        // Between two statements of a Query nothing may be outstanding, and the client waits all the same: outside a
+        // transaction the Query goes on with another connection.
+        let asked = !self.expects.is_empty()
+            || self.sync_owed
+            || self.batch.forwarded
+            || self.script.is_some() && in_transaction;
         let (owed, open) = self.expects.abandon();
-        let simple = self.script.take().is_some() || self.sync_owed;
+        let simple = asked && self.script.take().is_some() || self.sync_owed;
         self.forget_server();
         if !asked {
             if in_transaction {

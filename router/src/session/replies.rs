@@ -293,11 +293,12 @@ impl Session {
                 Effect::Savepoint(name) => {
                     self.state.savepoint(&name);
                     self.state.note_view(&self.reported);
+                    server.savepoint(&name);
                 }
                 Effect::RollbackTo(name) => {
                     self.take_back_reports(self.state.view_before(Some(&name)), server);
                     self.state.rollback_to(&name);
-                    server.reverted();
+                    server.returned_to(&name);
                     // What follows in the same batch does not wait for ReadyForQuery to say so.
                     if matches!(self.tx, Tx::Failed) {
                         self.tx = Tx::Open {
@@ -306,7 +307,10 @@ impl Session {
                         };
                     }
                 }
-                Effect::Release(name) => self.state.release(&name),
+                Effect::Release(name) => {
+                    self.state.release(&name);
+                    server.released(&name);
+                }
                 Effect::Set { name, value } => {
                     self.begin_implicit();
                     self.state.set(&name, value);
@@ -460,6 +464,7 @@ impl Session {
                 if server.bound_in_transaction || server.applied_in_transaction || failed {
                     server.transaction_ended(!failed);
                 }
+                server.savepoints.clear();
                 server.copy_role = false;
                 self.clear_portals();
                 // A Sync of the router's own, for a bind, ends no transaction of the client's.
@@ -510,7 +515,7 @@ impl Session {
         }
         self.take_back_reports(self.state.view(), &server.state);
         self.description = None;
-        self.distrust(&fields.code, &mut server.state);
+        self.distrust(&fields, &mut server.state);
         // A lock that the failed statement took outlives it.
         server.state.dirty |= self.expects.front().is_some_and(Expect::pins);
         self.counts.error(&fields.code);
@@ -582,10 +587,14 @@ impl Session {
     }
 
     /// Errors that say that the session behind the connection is not what it was taken for.
-    fn distrust(&self, code: &str, server: &mut ServerState) {
-        match code {
+    fn distrust(&self, fields: &backend::ErrorFields, server: &mut ServerState) {
+        match fields.code.as_str() {
             // Somebody wrote the setting by other means than ours.
             "42704" | "42501" => server.bound = Bound::Unknown,
+            // A statement's result is not what it was when it was prepared: all are prepared anew.
+            "0A000" if fields.routine.as_deref() == Some("RevalidateCachedQuery") => {
+                server.dirty = true;
+            }
             // Somebody deallocated our statements.
             "26000" | "42P05" => server.dirty = true,
             _ => {}

@@ -285,39 +285,45 @@ fn text_argument(argument: &Arg, mode: &Mode) -> Result<Option<String>, Refusal>
         Arg::Literal(text) => Ok(Some(text.clone())),
         Arg::Null => Ok(None),
         Arg::Bool(value) => Ok(Some(value.to_string())),
-        Arg::Param(number) => {
+        Arg::Param(number) | Arg::TypedParam(number, _) => {
             let value = parameter(*number, mode)?;
             Ok(value.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
-        }
-        Arg::TypedParam(number, kind) => {
-            let value = parameter(*number, mode)?;
-            Ok(value.map(|bytes| typed_text(bytes, *kind)))
         }
         Arg::Other => Err(opaque_argument()),
     }
 }
 
-/// A parameter's text. A driver that knows the type may send it in binary form; eight or sixteen
-/// bytes that are no text are a number or a uuid.
-fn typed_text(bytes: &[u8], kind: ParamType) -> String {
-    let text = std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| !text.contains('\0') && text.chars().all(|c| !c.is_control()));
-    match (kind, text) {
-        (_, Some(text)) => text.to_owned(),
-        (ParamType::Uuid, None) => match <[u8; 16]>::try_from(bytes) {
-            Ok(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
-            Err(_) => String::from_utf8_lossy(bytes).into_owned(),
-        },
-        (_, None) => match *bytes {
-            [a, b] => i16::from_be_bytes([a, b]).to_string(),
-            [a, b, c, d] => i32::from_be_bytes([a, b, c, d]).to_string(),
-            _ => match <[u8; 8]>::try_from(bytes) {
-                Ok(bytes) => i64::from_be_bytes(bytes).to_string(),
-                Err(_) => String::from_utf8_lossy(bytes).into_owned(),
-            },
-        },
-    }
+/// A value that came in binary format: of a number or a uuid if the statement casts it to one, else text, whose binary
+/// format is the same.
+pub(super) fn binary_as_text(kind: &Kind<'_>, number: usize, value: &[u8]) -> Bytes {
+    let Kind::SetConfig { calls, .. } = kind else {
+        return Bytes::copy_from_slice(value);
+    };
+    let cast = calls.iter().find_map(|call| {
+        let SettingCall::Set { value, .. } = call else {
+            return None;
+        };
+        match value {
+            Arg::TypedParam(at, cast) if usize::from(*at) == number => Some(*cast),
+            _ => None,
+        }
+    });
+    let text = match (cast, value) {
+        (Some(ParamType::Integer | ParamType::Bigint), &[a, b]) => {
+            Some(i16::from_be_bytes([a, b]).to_string())
+        }
+        (Some(ParamType::Integer | ParamType::Bigint), &[a, b, c, d]) => {
+            Some(i32::from_be_bytes([a, b, c, d]).to_string())
+        }
+        (Some(ParamType::Integer | ParamType::Bigint), value) => <[u8; 8]>::try_from(value)
+            .ok()
+            .map(|bytes| i64::from_be_bytes(bytes).to_string()),
+        (Some(ParamType::Uuid), value) => <[u8; 16]>::try_from(value)
+            .ok()
+            .map(|bytes| uuid::Uuid::from_bytes(bytes).to_string()),
+        _ => None,
+    };
+    text.map_or_else(|| Bytes::copy_from_slice(value), Bytes::from)
 }
 
 fn parameter(number: u16, mode: &Mode) -> Result<Option<&Bytes>, Refusal> {

@@ -68,6 +68,7 @@ fn link() -> Link {
             bound_in_transaction: false,
             applied_in_transaction: false,
             applied_by_router: false,
+            savepoints: Vec::new(),
             copy_role: false,
             prepared: PreparedCache::new(2),
             unnamed: None,
