@@ -184,6 +184,18 @@ impl Worker {
         random: &mut SmallRng,
     ) -> anyhow::Result<()> {
         Self::add(&self.counts.resets);
+        if random.random_ratio(1, 3) {
+            // Everything is answered, a transaction and a lock are left open.
+            let text = format!(
+                "{}; INSERT INTO events (kind, subject) VALUES ('of {tenant}', 'abandoned'); \
+                 SELECT tenantry.pg_try_advisory_lock({})",
+                open(tenant),
+                self.number
+            );
+            self.ask(client, &text).await?;
+            client.stream().set_zero_linger()?;
+            return Ok(());
+        }
         let mut bytes = Vec::new();
         let text = match random.random_range(0..5) {
             0 => format!("{}; SELECT tenantry.pg_advisory_lock(42)", open(tenant)),

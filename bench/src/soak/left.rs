@@ -81,21 +81,23 @@ async fn on_shard(shard: &FleetShard) -> anyhow::Result<(u64, u64, u64)> {
     Ok((number(0), number(1), number(2)))
 }
 
-/// Rows of the soak, and those among them that say they are another tenant's.
-pub(super) async fn rows(fleet: &Fleet) -> anyhow::Result<(u64, u64)> {
-    let (mut all, mut strangers) = (0, 0);
+/// Rows of the soak, those among them that say they are another tenant's, and those that nobody committed.
+pub(super) async fn rows(fleet: &Fleet) -> anyhow::Result<(u64, u64, u64)> {
+    let (mut all, mut strangers, mut abandoned) = (0, 0, 0);
     for shard in fleet.shards() {
         let admin = shard.admin().await?;
         let row = admin
             .query_one(
-                "SELECT count(*), count(*) FILTER (WHERE kind <> 'of ' || tenant_id) FROM events WHERE subject = 'soak'",
+                "SELECT count(*) FILTER (WHERE subject = 'soak'), count(*) FILTER (WHERE kind <> 'of ' || tenant_id), \
+                 count(*) FILTER (WHERE subject = 'abandoned') FROM events",
                 &[],
             )
             .await?;
         all += u64::try_from(row.get::<_, i64>(0))?;
         strangers += u64::try_from(row.get::<_, i64>(1))?;
+        abandoned += u64::try_from(row.get::<_, i64>(2))?;
     }
-    Ok((all, strangers))
+    Ok((all, strangers, abandoned))
 }
 
 async fn metrics(http: SocketAddr) -> anyhow::Result<String> {

@@ -78,6 +78,7 @@ struct Found {
     left: Left,
     rows: u64,
     strange_rows: u64,
+    abandoned_rows: u64,
     /// Seconds and MiB.
     memory: Vec<(f64, f64)>,
 }
@@ -129,7 +130,7 @@ async fn soak(args: &Args) -> anyhow::Result<Report> {
         worker.await?;
     }
     let left = left::look(&fleet, http).await?;
-    let (rows, strange_rows) = left::rows(&fleet).await?;
+    let (rows, strange_rows, abandoned_rows) = left::rows(&fleet).await?;
     Ok(report(
         args,
         &Found {
@@ -138,6 +139,7 @@ async fn soak(args: &Args) -> anyhow::Result<Report> {
             left,
             rows,
             strange_rows,
+            abandoned_rows,
             memory: memory?,
         },
     ))
@@ -238,6 +240,7 @@ fn bars(args: &Args, found: &Found, report: &mut Report) {
         Bar::at_least("servers restarted", load(&found.troubles.restarts), 1),
         none("answers that are another's", load(&counts.strangers)),
         none("rows that are another tenant's", found.strange_rows),
+        none("rows of abandoned transactions", found.abandoned_rows),
         none("acknowledged inserts lost", lost),
         none("unexplained errors and silence", load(&counts.unexpected)),
         none("leaked server sessions", found.left.stray_sessions),
