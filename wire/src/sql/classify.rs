@@ -50,6 +50,7 @@ fn listed(lexer: Lexer<'_>, first: Token) -> Option<Parsed<Kind<'_>>> {
         b"abort" => transaction::abort(body()),
         b"alter" => session::alter(body()),
         b"begin" => transaction::begin(body()),
+        b"close" => session::close(body()),
         b"cluster" => session::cluster(body()),
         b"commit" => transaction::commit(body()),
         b"copy" => session::copy(body()),

@@ -134,6 +134,8 @@ pub enum Kind<'a> {
         /// The query of a cursor that is declared without any option.
         query: Option<&'a [u8]>,
     },
+    /// CLOSE of a cursor; `None` is ALL.
+    CloseCursor(Option<String>),
     /// A statement that makes something temporary: CREATE TEMP, SELECT INTO TEMP, CREATE in `pg_temp`.
     CreateTemp,
     /// A statement that cannot run in a transaction block, for example VACUUM.

@@ -182,6 +182,15 @@ pub(super) fn declare<'a>(mut cursor: Cursor<'a>) -> Parsed<Kind<'a>> {
     })
 }
 
+pub(super) fn close<'a>(mut cursor: Cursor<'a>) -> Parsed<Kind<'a>> {
+    let name = if cursor.keyword("all") {
+        None
+    } else {
+        Some(cursor.name()?)
+    };
+    cursor.expect_end(Kind::CloseCursor(name))
+}
+
 /// ALTER ROLE and its synonyms; ALTER SYSTEM cannot run in a transaction block.
 pub(super) fn alter<'a>(mut cursor: Cursor<'a>) -> Parsed<Kind<'a>> {
     if cursor.keywords(&["user", "mapping"]) {

@@ -659,6 +659,10 @@ fn the_rest_of_the_list_is_told() {
         kind("declare c scroll cursor with hold for select 1"),
         cursor(true, None)
     );
+    let close = |name: Option<&str>| Kind::CloseCursor(name.map(str::to_owned));
+    assert_eq!(kind("close all"), close(None));
+    assert_eq!(kind("CLOSE \"All\";"), close(Some("All")));
+    assert_eq!(kind("close C"), close(Some("c")));
     for text in [
         "create temp table t (a int)",
         "create local temporary table t ()",
