@@ -43,6 +43,10 @@ pub(crate) enum Effect {
     Unlisten(Vec<String>),
     /// The session depends on this server connection from now on.
     Pin,
+    /// It does until this cursor is closed, which outlives its transaction.
+    Hold(String),
+    /// CLOSE of a cursor, or of all.
+    CloseCursor(Option<String>),
 }
 
 /// When the client sees a RowDescription.

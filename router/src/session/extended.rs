@@ -304,6 +304,10 @@ impl Session {
         match role {
             StatementRole::Plain => Ok(Vec::new()),
             StatementRole::Pins => Ok(vec![Effect::Pin]),
+            StatementRole::Cursor => {
+                let kind = sql::classify(&text, self.scs());
+                Ok(Self::effects(&kind, &text))
+            }
             StatementRole::SetsConfig => match sql::classify(&text, self.scs()) {
                 Kind::SetConfig { calls, .. } => {
                     Ok(Self::config_effects(&calls, &parameters(bind)?))
@@ -602,7 +606,8 @@ fn role_of(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
             StatementRole::Pins
         }
         Kind::SetConfig { .. } => StatementRole::SetsConfig,
-        Kind::DeclareCursor { hold: true, .. } | Kind::CreateTemp => StatementRole::Pins,
+        Kind::CreateTemp => StatementRole::Pins,
+        Kind::DeclareCursor { hold: true, .. } | Kind::CloseCursor(_) => StatementRole::Cursor,
         _ if sql::takes_session_lock(text) => StatementRole::Pins,
         _ => StatementRole::Plain,
     }

@@ -219,6 +219,6 @@ impl Session {
 
     /// Whether the connection is the session's alone for now.
     pub(super) fn is_pinned(&self) -> bool {
-        self.pinned || !self.state.channels().is_empty()
+        self.pinned || !self.held_cursors.is_empty() || !self.state.channels().is_empty()
     }
 }

@@ -108,6 +108,7 @@ impl Session {
         self.reverted = None;
         self.late_reports.clear();
         self.pinned = false;
+        self.held_cursors.clear();
         self.behind_withheld.clear();
         self.channel_found = None;
         self.state.forget_channels();

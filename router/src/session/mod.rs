@@ -32,7 +32,7 @@ mod tests;
 mod transactions;
 mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -199,6 +199,8 @@ pub(crate) struct Session {
     reverted: Option<View>,
     /// The session must keep its server connection.
     pinned: bool,
+    /// Cursors that outlive their transaction; the session keeps its connection while there are any.
+    held_cursors: HashSet<String>,
     /// The server's unnamed portal is the client's; what the router runs itself uses that name too.
     unnamed_portal: bool,
     /// The unnamed portal is that of a simple Query which the router refused.
@@ -281,6 +283,7 @@ impl Session {
             late_reports: BTreeMap::new(),
             reverted: None,
             pinned: false,
+            held_cursors: HashSet::new(),
             unnamed_portal: false,
             failed_portal: false,
             outcome_open: false,

@@ -16,7 +16,7 @@ impl Session {
     pub(crate) fn abandon_transaction(&mut self, refusal: Refusal) -> bool {
         let tells = match self.tx {
             Tx::Deferred { .. } => true,
-            _ if self.pinned || !self.settled() || self.batch.forwarded => return false,
+            _ if self.is_pinned() || self.keeps_connection() || !self.settled() || self.batch.forwarded => return false,
             Tx::Open { .. } => true,
             // The client knows already that nothing will be committed.
             Tx::Failed | Tx::FailedHere { .. } => false,

@@ -341,6 +341,14 @@ impl Session {
                         self.state.unlisten(&channel);
                     }
                 }
+                Effect::Hold(name) => {
+                    self.held_cursors.insert(name);
+                    server.dirty = true;
+                }
+                Effect::CloseCursor(Some(name)) => {
+                    self.held_cursors.remove(&name);
+                }
+                Effect::CloseCursor(None) => self.held_cursors.clear(),
                 Effect::Pin => {
                     self.pinned = true;
                     server.dirty = true;

@@ -130,13 +130,14 @@ impl Session {
                 hint: "DISCARD ALL gives them up",
             });
         }
+        let is_pinned = self.is_pinned();
         match &mut self.tx {
             Tx::Idle if self.batch.forwarded || self.sync_owed => Err(Refusal::SwitchInTransaction),
             Tx::Idle | Tx::Deferred { .. } => Ok(()),
             Tx::Open {
                 prologue,
                 restartable: true,
-            } if !self.pinned && self.state.channels().is_empty() => {
+            } if !is_pinned => {
                 // Only reads ran, for nobody: the connection is given up, which rolls them back,
                 // and the transaction begins anew where the tenant lives.
                 let prologue = std::mem::take(prologue);

@@ -116,7 +116,17 @@ impl Session {
                 .collect(),
             Kind::SetConfig { calls, .. } => Self::config_effects(calls, &[]),
             Kind::Reset(name) => one(Effect::Reset(name.clone())),
-            Kind::DeclareCursor { hold: true, .. } | Kind::CreateTemp => one(Effect::Pin),
+            Kind::CreateTemp => one(Effect::Pin),
+            Kind::DeclareCursor {
+                hold: true, name, ..
+            } => {
+                let mut effects = one(Effect::Hold(name.clone()));
+                if sql::mentions_setting_function(text) {
+                    effects.push(Effect::Pin);
+                }
+                effects
+            }
+            Kind::CloseCursor(name) => one(Effect::CloseCursor(name.clone())),
             Kind::Plain if sql::takes_session_lock(text) => one(Effect::Pin),
             // What set_config() sets inside these cannot be followed.
             Kind::DeclareCursor { .. } | Kind::CopyToStdout
@@ -418,6 +428,7 @@ impl Session {
             server.state.dirty |= self.is_pinned();
         }
         self.pinned = false;
+        self.held_cursors.clear();
         self.state.forget_channels();
         // In pool mode `session` too, what is left on the connection is given up.
         self.set_held(None);

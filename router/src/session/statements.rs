@@ -56,6 +56,8 @@ pub(crate) enum StatementRole {
     SetsConfig,
     /// It makes the session depend on its server connection.
     Pins,
+    /// Makes a cursor that outlives its transaction, or closes cursors.
+    Cursor,
 }
 
 /// A portal whose execution concerns the router.
