@@ -31,8 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::router::Router;
 
-/// Said by the successor once it serves.
+/// Said by the successor once it is about to serve.
 const SERVING: u8 = b'S';
+/// The running router's answer: it retires.
+const RETIRING: u8 = b'R';
 /// Longest time for either side's part before the successor serves.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 /// A successor that does not serve after this time is given up.
@@ -165,29 +167,22 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
-    /// Says that this router serves; from then on the old one drains. The task ends with it.
-    pub(crate) fn retire(stream: UnixStream) -> Self {
-        let (requests, mut waiting) = mpsc::channel::<BytesMut>(CANCELS_MAX);
-        tokio::spawn(async move {
-            let (mut from, mut to) = stream.into_split();
-            if to.write_all(&[SERVING]).await.is_err() {
-                return;
-            }
-            let mut nothing = [0_u8; 1];
-            loop {
-                tokio::select! {
-                    // It says nothing any more: this is its end.
-                    _ = from.read(&mut nothing) => return,
-                    request = waiting.recv() => {
-                        let Some(request) = request else { return };
-                        if to.write_all(&request).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-            }
-        });
-        Self { requests }
+    /// Says that this router serves; from then on the old one drains. The error is that nobody is
+    /// there any more who would.
+    pub(crate) async fn retire(mut stream: UnixStream) -> Result<Self, HandoverError> {
+        let agreed = async {
+            stream.write_all(&[SERVING]).await?;
+            stream.read_u8().await
+        };
+        match timeout(REPLY_TIME, agreed).await {
+            Ok(Ok(RETIRING)) => {}
+            Ok(Ok(_)) => return Err(HandoverError::Answer("not that it retires")),
+            Ok(Err(error)) => return Err(HandoverError::Socket(error)),
+            Err(_elapsed) => return Err(HandoverError::Timeout),
+        }
+        let (requests, waiting) = mpsc::channel(CANCELS_MAX);
+        tokio::spawn(pass_on(stream, waiting));
+        Ok(Self { requests })
     }
 
     /// Passes a request on, unless the old router has ended.
@@ -203,14 +198,30 @@ impl Predecessor {
     }
 }
 
+/// Writes cancel requests to the old router until it ends.
+async fn pass_on(stream: UnixStream, mut waiting: mpsc::Receiver<BytesMut>) {
+    let (mut from, mut to) = stream.into_split();
+    let mut nothing = [0_u8; 1];
+    loop {
+        tokio::select! {
+            // It says nothing any more: this is its end.
+            _ = from.read(&mut nothing) => return,
+            request = waiting.recv() => {
+                let Some(request) = request else { return };
+                if to.write_all(&request).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
 /// The sockets that a successor gets, and who is told that there is one.
 #[derive(Debug)]
 pub(crate) struct Estate {
     pub(crate) router: Arc<Router>,
     pub(crate) pg: Arc<TcpListener>,
     pub(crate) http: Arc<TcpListener>,
-    /// Cancelled when the successor serves.
-    pub(crate) replaced: CancellationToken,
 }
 
 impl Estate {
@@ -228,7 +239,7 @@ impl Estate {
             () = shutdown.cancelled() => {}
             () = self.serve(&listener) => {}
         }
-        if !self.replaced.is_cancelled() {
+        if !self.router.replaced.is_cancelled() {
             // The successor has made a socket of its own there.
             let _ = std::fs::remove_file(&path);
         }
@@ -271,8 +282,12 @@ impl Estate {
             Ok(Err(error)) => return Err(HandoverError::Socket(error)),
             Err(_elapsed) => return Err(HandoverError::Timeout),
         }
+        stream
+            .write_all(&[RETIRING])
+            .await
+            .map_err(HandoverError::Socket)?;
         tracing::info!("the successor serves: draining");
-        self.replaced.cancel();
+        self.router.replaced.cancel();
         Ok(stream)
     }
 

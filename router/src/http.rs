@@ -32,12 +32,8 @@ pub(crate) struct Http {
 impl Http {
     /// Serves until `shutdown`, then lets running requests finish. Once `replaced`, new ones are
     /// the successor's.
-    pub(crate) async fn serve(
-        self,
-        listener: Arc<TcpListener>,
-        shutdown: CancellationToken,
-        replaced: CancellationToken,
-    ) {
+    pub(crate) async fn serve(self, listener: Arc<TcpListener>, shutdown: CancellationToken) {
+        let replaced = self.router.replaced.clone();
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -48,7 +44,7 @@ impl Http {
             };
             let Ok((socket, _)) = accepted else { continue };
             let http = self.clone();
-            let shutdown = shutdown.clone();
+            let (shutdown, replaced) = (shutdown.clone(), replaced.clone());
             tasks.spawn(async move {
                 let service = service_fn(move |request| {
                     let response = http.answer(&request);
@@ -61,7 +57,10 @@ impl Http {
                 let mut connection = std::pin::pin!(connection);
                 let ended = tokio::select! {
                     ended = connection.as_mut() => ended,
-                    () = shutdown.cancelled() => {
+                    () = async { tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = replaced.cancelled() => {}
+                    } } => {
                         connection.as_mut().graceful_shutdown();
                         connection.await
                     }

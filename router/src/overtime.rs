@@ -90,10 +90,10 @@ pub(crate) async fn watch(router: Arc<Router>, shutdown: CancellationToken) {
         if period.is_some() {
             let now = router.activity.clock.now_us();
             router.activity.each_client(|record| {
-                if !record.origin().is_console()
+                if record.origin().is_pooled()
                     && let Some(overtime) = passed(record, &timeouts, now)
                 {
-                    record.call(overtime);
+                    record.call(overtime, now);
                 }
             });
         }

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tenantry_schema::catalog::{Catalog, CatalogError, NewRouter};
@@ -72,15 +73,15 @@ pub(crate) async fn heartbeat(
     router: Arc<Router>,
     listening: SocketAddr,
     shutdown: CancellationToken,
-    replaced: CancellationToken,
 ) {
     let mut tick = interval(HEARTBEAT_PERIOD);
     let mut registered: Option<(Catalog, u16)> = None;
     loop {
         tokio::select! {
-            () = shutdown.cancelled() => break,
+            biased;
             // The successor has the entry now.
-            () = replaced.cancelled() => return,
+            () = router.replaced.cancelled() => return,
+            () = shutdown.cancelled() => break,
             _ = tick.tick() => {}
         }
         let beat = timeout(
@@ -93,7 +94,9 @@ pub(crate) async fn heartbeat(
             Err(_elapsed) => tracing::debug!("heartbeat timed out"),
         }
     }
+    // Before it serves, the entry is its predecessor's.
     if let Some((catalog, id)) = registered
+        && router.serves.load(Ordering::Acquire)
         && let Err(error) = catalog.unregister_router(id).await
     {
         tracing::debug!(%error, "the catalog was not told that the router ends");

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
@@ -62,6 +63,10 @@ pub(crate) struct Router {
     pub(crate) end: CancellationToken,
     pub(crate) peers: Peers,
     pub(crate) role_slots: RoleSlots,
+    /// Cancelled when a successor serves in this router's place.
+    pub(crate) replaced: CancellationToken,
+    /// It accepts clients, and is no successor in waiting.
+    pub(crate) serves: AtomicBool,
     /// The router that this one replaced, until it ends.
     predecessor: OnceLock<Predecessor>,
     pub(crate) client_tls: tls::Clients,
@@ -140,6 +145,8 @@ impl Router {
             end: CancellationToken::new(),
             peers: Peers::default(),
             role_slots: RoleSlots::default(),
+            replaced: CancellationToken::new(),
+            serves: AtomicBool::new(false),
             predecessor: OnceLock::new(),
             client_tls: tls::Clients::new(tls.clients),
             shard_tls,

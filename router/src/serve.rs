@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tenantry_schema::catalog::CatalogError;
@@ -12,6 +13,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::activity::LoginGuard;
 use crate::config::{Change, Config, ConfigError};
 use crate::console::Shutdown;
 use crate::fleet::FleetWatch;
@@ -30,6 +32,10 @@ use crate::tls::TlsError;
 const CLEANUP_TIME: Duration = Duration::from_secs(3);
 /// How often idle connections are looked through and the secrets file is checked for a rotation.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
+/// Before a router that does not answer is asked again for its sockets.
+const HANDOVER_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the last login has ended.
+const LOGIN_LOOK: Duration = Duration::from_millis(5);
 /// After a failed accept (out of file descriptors), before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -76,7 +82,6 @@ pub struct Running {
     /// What the router knows of the catalog.
     pub follow: watch::Receiver<FollowStatus>,
     router: Arc<Router>,
-    replaced: CancellationToken,
     sessions: TaskTracker,
     /// Sessions end with their threads: they are kept until the drain is over.
     _threads: Arc<Threads>,
@@ -128,7 +133,7 @@ pub async fn start_from(
         local(&sockets.http, config.http_listen)?,
     );
     let threads = Arc::new(Threads::start(config.threads).map_err(RouterError::Threads)?);
-    let (background, replaced) = (CancellationToken::new(), CancellationToken::new());
+    let background = CancellationToken::new();
     let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
 
     let fleet = Arc::new(FleetWatch::unknown());
@@ -145,29 +150,19 @@ pub async fn start_from(
         follow.clone(),
         source,
     ));
+    tasks.spawn(maintain(Arc::clone(&router), background.clone()));
+    tasks.spawn(overtime::watch(Arc::clone(&router), background.clone()));
+    tasks.spawn(heartbeat(Arc::clone(&router), pg_addr, background.clone()));
     let served = Http {
         router: Arc::clone(&router),
         follow: follow.clone(),
     };
-    tasks.spawn(served.serve(
-        Arc::clone(&sockets.http),
-        background.clone(),
-        replaced.clone(),
-    ));
-    tasks.spawn(maintain(Arc::clone(&router), background.clone()));
-    tasks.spawn(overtime::watch(Arc::clone(&router), background.clone()));
-    tasks.spawn(heartbeat(
-        Arc::clone(&router),
-        pg_addr,
-        background.clone(),
-        replaced.clone(),
-    ));
     tasks.spawn(serve(
         Arc::clone(&router),
         sockets,
+        served,
         Arc::clone(&threads),
         sessions.clone(),
-        replaced.clone(),
         background.clone(),
     ));
     Ok(Running {
@@ -175,7 +170,6 @@ pub async fn start_from(
         http_addr,
         follow,
         router,
-        replaced,
         sessions,
         _threads: threads,
         tasks,
@@ -253,7 +247,7 @@ impl Running {
 
     /// Resolves when a successor serves in this router's place: time to [`Running::stop_replaced`].
     pub async fn replaced(&self) {
-        self.replaced.cancelled().await;
+        self.router.replaced.cancelled().await;
     }
 
     /// Resolves when an operator has asked for an end: time to [`Running::stop_as`].
@@ -299,6 +293,15 @@ impl Running {
     /// The same with more time, which `shutdown` cuts to the usual drain time.
     pub async fn stop_replaced(self, shutdown: &CancellationToken) {
         let limits = self.router.config().timeouts.clone();
+        // Who has been accepted is not refused.
+        let logins = async {
+            while self.router.logins.open() > 0 {
+                tokio::time::sleep(LOGIN_LOOK).await;
+            }
+        };
+        if timeout(limits.login, logins).await.is_err() {
+            tracing::warn!("logins outlast their time");
+        }
         let limit = async {
             let hurried = timeout(limits.drain_replaced, shutdown.cancelled()).await;
             if hurried.is_ok() {
@@ -342,34 +345,58 @@ fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, Rout
 async fn serve(
     router: Arc<Router>,
     sockets: Sockets,
+    http: Http,
     threads: Arc<Threads>,
     sessions: TaskTracker,
-    replaced: CancellationToken,
     background: CancellationToken,
 ) {
     if let Some((_, last_session, predecessor)) = sockets.inherited {
         router.cancels.resume_after(last_session);
         tokio::select! {
             () = background.cancelled() => return,
-            () = router.fleet.known() => {}
+            () = take_the_place(&router, predecessor) => {}
         }
-        router.succeed(Predecessor::retire(predecessor));
     }
+    router.serves.store(true, Ordering::Release);
+    let http = http.serve(Arc::clone(&sockets.http), background.clone());
     let estate = router.config().handover_socket.clone().map(|path| {
         let estate = Estate {
             router: Arc::clone(&router),
             pg: Arc::clone(&sockets.pg),
             http: Arc::clone(&sockets.http),
-            replaced: replaced.clone(),
         };
         estate.await_successor(path, background)
     });
-    let accepting = accept(router, sockets.pg, threads, sessions, replaced);
-    match estate {
-        Some(estate) => {
-            tokio::join!(accepting, estate);
+    let estate = async {
+        if let Some(estate) = estate {
+            estate.await;
         }
-        None => accepting.await,
+    };
+    tokio::join!(accept(router, sockets.pg, threads, sessions), http, estate);
+}
+
+/// Ends the rule of the running router, as soon as this one knows the fleet. If that takes so long
+/// that it is not waited for any more, it is asked again; if it has ended meanwhile, the sockets are
+/// this router's alone.
+async fn take_the_place(router: &Router, mut predecessor: UnixStream) {
+    router.fleet.known().await;
+    loop {
+        match Predecessor::retire(predecessor).await {
+            Ok(predecessor) => return router.succeed(predecessor),
+            Err(error) => {
+                tracing::warn!(%error, "the running router does not retire: asking again")
+            }
+        }
+        let path = router.config().handover_socket.clone();
+        let Some(path) = path else { return };
+        predecessor = loop {
+            match handover::inherit(&path).await {
+                Ok(Some(again)) => break again.predecessor,
+                Ok(None) => return,
+                Err(error) => tracing::warn!(%error, "cannot ask the running router"),
+            }
+            tokio::time::sleep(HANDOVER_PAUSE).await;
+        };
     }
 }
 
@@ -378,19 +405,19 @@ async fn accept(
     listener: Arc<TcpListener>,
     threads: Arc<Threads>,
     sessions: TaskTracker,
-    replaced: CancellationToken,
 ) {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = replaced.cancelled() => return,
+            () = router.replaced.cancelled() => return,
             () = router.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, from)) => match socket.into_std() {
                 Ok(socket) => {
-                    let client = client(Arc::clone(&router), socket, from.ip());
+                    let logging_in = router.logins.begin();
+                    let client = client(Arc::clone(&router), socket, from.ip(), logging_in);
                     threads.spawn(&sessions, client);
                 }
                 Err(error) => tracing::warn!(%error, "cannot hand a client to its thread"),
@@ -404,14 +431,18 @@ async fn accept(
 }
 
 /// One client, from accept to close.
-async fn client(router: Arc<Router>, socket: std::net::TcpStream, from: IpAddr) {
+async fn client(
+    router: Arc<Router>,
+    socket: std::net::TcpStream,
+    from: IpAddr,
+    logging_in: LoginGuard,
+) {
     let Ok(socket) = TcpStream::from_std(socket) else {
         return;
     };
     if prepare_socket(&socket).is_err() {
         return;
     }
-    let logging_in = router.logins.begin();
     let began = tokio::time::Instant::now();
     let limit = router.config().timeouts.login;
     // Boxed, so that a session does not carry its login's state along.

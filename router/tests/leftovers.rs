@@ -124,3 +124,70 @@ async fn a_setting_stays_with_the_client_that_made_it() {
     }
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));
 }
+
+/// A cursor WITH HOLD needs its connection as long as it is open, and no longer: Django's iterators
+/// make one and close it.
+#[tokio::test]
+async fn a_held_cursor_ties_the_session_until_it_is_closed() {
+    let builder = Fleet::builder().shards(1).tenants(2);
+    let setup = setup_with(builder, |config| {
+        config.pool_size = 1;
+        config.timeouts.query_wait = std::time::Duration::from_millis(200);
+    })
+    .await;
+    let mut holder = setup.raw_for(0).await;
+    let mut other = setup.raw_for(1).await;
+    for (declare, close) in [
+        ("DECLARE a CURSOR WITH HOLD FOR SELECT 1", "CLOSE a"),
+        (
+            "BEGIN; DECLARE a CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+            "BEGIN; CLOSE a; COMMIT",
+        ),
+        ("DECLARE \"A b\" CURSOR WITH HOLD FOR SELECT 1", "CLOSE ALL"),
+    ] {
+        assert_eq!(error_of(&holder.query(declare).await.unwrap()), None);
+        let refused = error_of(&other.query("SELECT 1").await.unwrap()).unwrap();
+        assert_eq!(refused.code, "53300", "{declare}");
+        assert_eq!(error_of(&holder.query(close).await.unwrap()), None);
+        assert_eq!(
+            error_of(&other.query("SELECT 1").await.unwrap()),
+            None,
+            "{close}"
+        );
+    }
+
+    // By extended protocol, and with one of two left.
+    for text in [
+        "DECLARE a CURSOR WITH HOLD FOR SELECT 1",
+        "DECLARE b CURSOR WITH HOLD FOR SELECT 1",
+        "CLOSE a",
+    ] {
+        extended(&mut holder, text).await;
+    }
+    let refused = error_of(&other.query("SELECT 1").await.unwrap()).unwrap();
+    assert_eq!(refused.code, "53300");
+    extended(&mut holder, "CLOSE b").await;
+    assert_eq!(error_of(&other.query("SELECT 1").await.unwrap()), None);
+    let open = other
+        .query("SELECT count(*) FROM pg_cursors WHERE is_holdable")
+        .await
+        .unwrap();
+    assert_eq!(rows_of(&open), [[Some("0".to_owned())]]);
+}
+
+async fn extended(client: &mut tenantry_testkit::RawClient, text: &str) {
+    client
+        .send(|out| {
+            frontend::put_parse(out, "", text, &[]);
+            frontend::put_bind(out, "", "", &[], Format::Text);
+            frontend::put_execute(out, "", 0);
+            frontend::put_sync(out);
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        error_of(&client.until_ready().await.unwrap()),
+        None,
+        "{text}"
+    );
+}

@@ -15,6 +15,7 @@ use tenantry_wire::backend::{ErrorFields, TxStatus};
 use tenantry_wire::frame::Message;
 use tenantry_wire::frontend::{self, Format};
 use tenantry_wire::scram::Verifier;
+use tenantry_wire::tag::backend as tag;
 
 const LIMIT: Duration = Duration::from_millis(150);
 
@@ -194,6 +195,55 @@ async fn refusals(setup: &Setup, name: &str, count: u32) {
         body.lines().any(|found| found == line).then_some(())
     })
     .await;
+}
+
+/// What a cancel request cannot end, because the server waits for the client, ends with the session.
+#[tokio::test]
+async fn a_statement_that_waits_for_its_client_ends_too() {
+    let setup = setup(|timeouts| timeouts.query = LIMIT).await;
+    let mut stalled = setup.raw_for(0).await;
+    stalled
+        .send(|out| frontend::put_query(out, "COPY events (kind, subject) FROM STDIN"))
+        .await
+        .unwrap();
+    stalled.until(tag::COPY_IN).await.unwrap();
+    let messages = stalled.until_closed().await.unwrap();
+    assert_overtime(&messages, "57014", "STATEMENT_TIMEOUT", "query_timeout");
+    assert_pool_is_free(&setup).await;
+
+    let mut unsynced = setup.raw_for(0).await;
+    unsynced
+        .send(|out| {
+            frontend::put_parse(out, "", "SELECT 1", &[]);
+            frontend::put_bind(out, "", "", &[], Format::Text);
+            frontend::put_execute(out, "", 0);
+            frontend::put_flush(out);
+        })
+        .await
+        .unwrap();
+    let messages = unsynced.until_closed().await.unwrap();
+    assert_overtime(&messages, "57014", "STATEMENT_TIMEOUT", "query_timeout");
+    assert_pool_is_free(&setup).await;
+}
+
+/// A session that keeps its connection cannot go on without its transaction.
+#[tokio::test]
+async fn a_silent_client_with_a_connection_of_its_own_is_sent_away() {
+    let setup = setup(|timeouts| timeouts.idle_transaction = LIMIT).await;
+    let mut client = setup.raw_for(0).await;
+    client.query("LISTEN news").await.unwrap();
+    client
+        .query("BEGIN; INSERT INTO events (kind, subject) VALUES ('lost', 'b')")
+        .await
+        .unwrap();
+    let messages = client.until_closed().await.unwrap();
+    assert_overtime(
+        &messages,
+        "25P03",
+        "IDLE_IN_TRANSACTION_TIMEOUT",
+        "idle_transaction_timeout",
+    );
+    assert_pool_is_free(&setup).await;
 }
 
 #[tokio::test]

@@ -51,6 +51,8 @@ impl Called {
 
     /// Ready when the session is killed; other calls stay where they are.
     pub(crate) fn poll_killed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Other calls, which this does not take, use the waker up as well.
+        self.registered = false;
         self.register(cx);
         if self.record.is_killed() {
             Poll::Ready(())

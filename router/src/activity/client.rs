@@ -69,6 +69,12 @@ impl ClientOrigin {
     pub(crate) fn is_console(&self) -> bool {
         self.database == crate::config::CONSOLE_DATABASE
     }
+
+    /// Whether it works on tenants' rows over pooled connections.
+    pub(crate) fn is_pooled(&self) -> bool {
+        // The fleet's database has no slash in its name, unlike shard/NAME.
+        !self.is_console() && !self.database.contains('/')
+    }
 }
 
 /// One session. Atomics have one writer, the session's own task.
@@ -97,6 +103,9 @@ pub(crate) struct ClientRecord {
     pub(super) waker: AtomicWaker,
 }
 
+/// How long a session that was called has for it, microseconds.
+const CALL_AGAIN_US: u64 = 2_000_000;
+
 /// How a session that is never at rest gets on: a client may pipeline for hours without any one
 /// statement taking long.
 #[derive(Debug, Default)]
@@ -106,7 +115,7 @@ struct Progress {
     transactions: AtomicU32,
     requests_seen: Seen,
     transactions_seen: Seen,
-    /// The beginning of the state that the session was last called in.
+    /// When the session was last called.
     called_us: AtomicU64,
 }
 
@@ -293,13 +302,16 @@ impl ClientRecord {
         }
     }
 
-    /// Calls the session for having passed a time limit, once for each time it enters a state.
-    pub(crate) fn call(&self, overtime: Overtime) {
-        let since = self.since_us();
-        if self.progress.called_us.swap(since, Ordering::Relaxed) != since {
-            self.overtime.store(overtime as u8, Ordering::Release);
-            self.waker.wake();
+    /// Calls the session for having passed a time limit, and again if that was of no use. Only for
+    /// the one task that watches the time limits.
+    pub(crate) fn call(&self, overtime: Overtime, now: u64) {
+        let called = self.progress.called_us.load(Ordering::Relaxed);
+        if called >= self.since_us() && now.saturating_sub(called) < CALL_AGAIN_US {
+            return;
         }
+        self.progress.called_us.store(now, Ordering::Relaxed);
+        self.overtime.store(overtime as u8, Ordering::Release);
+        self.waker.wake();
     }
 
     pub(super) fn take_overtime(&self) -> Option<Overtime> {

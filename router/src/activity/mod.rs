@@ -26,7 +26,7 @@ use tenantry_schema::shard::ShardId;
 pub(crate) use self::called::{Call, Called};
 pub(crate) use self::client::{ClientOrigin, ClientRecord, ClientState};
 pub(crate) use self::counters::{Histogram, Totals, bucket_seconds};
-pub(crate) use self::logins::Logins;
+pub(crate) use self::logins::{LoginGuard, Logins};
 pub(crate) use self::meter::Meter;
 pub(crate) use self::server::{ServerOrigin, ServerRecord, ServerState};
 pub(crate) use self::tenants::{TenantLoad, TenantUsage};

@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::overtime::Abandoned;
 use super::{Next, Session};
 use crate::activity::{Call, Called, ClientState, Meter};
 use crate::buffers::{self, READ_SIZE};
@@ -88,7 +89,10 @@ impl Connection {
             if let Some(ended) = self.advance(&mut lease).await {
                 break ended;
             }
-            let may_end = draining && self.session.is_drainable();
+            // Whoever has just come to a router that is being replaced is served once: its client
+            // did nothing wrong.
+            let is_fresh = router.replaced.is_cancelled() && self.session.progress().0 == 0;
+            let may_end = draining && !is_fresh && self.session.is_drainable();
             let woken = tokio::select! {
                 biased;
                 call = poll_fn(|cx| called.poll(cx)) => Woken::Called(call),
@@ -177,20 +181,25 @@ impl Connection {
         let name = refusal.name();
         let ends = match (overtime, self.session.activity()) {
             (Overtime::Statement | Overtime::Transaction, ClientState::Active) if has_server => {
-                self.session.is_overdue(refusal);
-                self.slot.cancel().await;
-                false
+                if self.session.is_overdue(refusal.clone()) {
+                    self.slot.cancel().await;
+                    false
+                } else {
+                    self.session.fatal(&refusal);
+                    true
+                }
             }
             (
                 Overtime::Transaction | Overtime::IdleInTransaction,
                 ClientState::IdleInTransaction,
-            ) => {
-                let given_up = self.session.abandon_transaction(refusal.clone());
-                if !given_up {
+            ) => match self.session.abandon_transaction(refusal.clone()) {
+                Abandoned::Done => false,
+                Abandoned::Nothing => return None,
+                Abandoned::Impossible => {
                     self.session.fatal(&refusal);
+                    true
                 }
-                !given_up
-            }
+            },
             (Overtime::IdleClient, ClientState::Idle) => {
                 self.session.fatal(&refusal);
                 true
