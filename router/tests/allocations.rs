@@ -3,6 +3,8 @@
 //!
 //! The whole process is counted, the router's background work included; the client here asks for none.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use std::alloc::System;
