@@ -60,7 +60,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: &Args) -> anyhow::Result<Report> {
     let folder = tempfile::tempdir().context("cannot create a folder")?;
-    let fleet = Fleet::builder().shards(1).tenants(1).start().await?;
+    let fleet = Fleet::builder()
+        .shards(1)
+        .tenants(1)
+        .setting("max_connections", 2 * SERVERS + 100)
+        .start()
+        .await?;
     fleet
         .add_role(ROLE, PASSWORD, RoleKind::Service, Vec::new())
         .await?;
@@ -72,7 +77,7 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
 
     let clients = connect(address, args.clients).await?;
     let idle = settled(router.pid()).await?;
-    drop(clients);
+    drop((clients, router));
 
     let other = RouterProcess::start(&config, args.without, folder.path())?;
     let address = SocketAddr::from(([127, 0, 0, 1], other.port));
