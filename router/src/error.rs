@@ -108,6 +108,8 @@ pub(crate) enum Refusal {
     LostUnknown { shard: String },
     #[error("the server connection that this session listened on was lost")]
     SessionLost { shard: String },
+    #[error("tenant {tenant} has moved to another shard than this session's")]
+    Moved { tenant: String, shard: String },
     #[error("canceling statement due to user request")]
     Canceled,
     #[error("{what}")]
@@ -214,7 +216,9 @@ impl Refusal {
                 Overtime::IdleInTransaction => sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
                 Overtime::IdleClient => sqlstate::IDLE_SESSION_TIMEOUT,
             },
-            Self::Shutdown | Self::SessionLost { .. } => sqlstate::ADMIN_SHUTDOWN,
+            Self::Shutdown | Self::SessionLost { .. } | Self::Moved { .. } => {
+                sqlstate::ADMIN_SHUTDOWN
+            }
             Self::Protocol { .. } | Self::ParameterCount { .. } => sqlstate::PROTOCOL_VIOLATION,
             Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
             Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -265,6 +269,7 @@ impl Refusal {
             Self::LostRolledBack { .. } => "BACKEND_LOST",
             Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::SessionLost { .. } => "SESSION_LOST",
+            Self::Moved { .. } => "TENANT_MOVED",
             Self::Canceled => "CANCELED",
             Self::Overtime { what, .. } => match what {
                 Overtime::Statement => "STATEMENT_TIMEOUT",
@@ -342,6 +347,7 @@ impl Refusal {
             Self::LostUnknown { shard }
             | Self::LostRolledBack { shard }
             | Self::SessionLost { shard } => Some(format!("shard {shard}")),
+            Self::Moved { shard, .. } => Some(format!("it lives on shard {shard} now")),
             Self::Overtime { what, limit } => Some(format!(
                 "{} is {}",
                 what.setting(),
@@ -419,7 +425,7 @@ impl Refusal {
                 }
                 Overtime::IdleClient => "connect again, with a pool that closes idle connections",
             },
-            Self::SessionLost { .. } => {
+            Self::SessionLost { .. } | Self::Moved { .. } => {
                 "connect and LISTEN again, and look for what came meanwhile"
             }
             Self::Canceled => "retry it if the cancel was not meant",

@@ -351,6 +351,15 @@ impl Router {
         lease
     }
 
+    /// Whether a session that has kept its connection may use it for another transaction: as if it asked for one.
+    pub(crate) fn check_kept(&self, session: &Session) -> Result<(), Refusal> {
+        let Some(tenant) = session.tenant() else {
+            return Ok(());
+        };
+        self.shard_of(&self.fleet.current(), session, tenant)
+            .map(drop)
+    }
+
     /// Where the tenant lives; `None` while it is being provisioned.
     fn shard_of(
         &self,

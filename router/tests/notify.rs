@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use common::probe::{assert_refused, until};
+use common::probe::{assert_fields, assert_refused, until};
 use common::{Setup, setup, setup_with};
 use tenantry_testkit::{Fleet, RawClient, commands_of, error_of, rows_of, tags_of};
 use tenantry_wire::backend;
@@ -353,6 +353,89 @@ async fn a_listening_session_is_told_of_its_end() {
     let last = error_of(&client.until_closed().await.unwrap()).unwrap();
     assert_eq!(last.routine.as_deref(), Some("SHUTDOWN"));
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_is_refused_while_its_tenant_is_suspended() {
+    let setup = one_shard().await;
+    let one = setup.id(0);
+    let mut client = setup.raw_for(0).await;
+    run(&mut client, "LISTEN a").await;
+    let catalog = setup.fleet.catalog();
+    catalog.suspend_tenant(&one, None).await.unwrap();
+    until("the router knows of the suspension", async || {
+        let answers = client.query("SELECT 1").await.unwrap();
+        error_of(&answers).map(|_| assert_refused(&answers, "42501", "TENANT_SUSPENDED"))
+    })
+    .await;
+    for text in ["NOTIFY a", "LISTEN b", "UNLISTEN a"] {
+        let refused = client.query(text).await.unwrap();
+        assert_refused(&refused, "42501", "TENANT_SUSPENDED");
+    }
+    catalog.resume_tenant(&one).await.unwrap();
+    until("the router knows that it is resumed", async || {
+        let answers = client.query("SELECT 1").await.unwrap();
+        error_of(&answers).is_none().then_some(())
+    })
+    .await;
+    // It has listened all the time.
+    let mut sender = setup.raw_for(0).await;
+    run(&mut sender, "NOTIFY a, 'x'").await;
+    assert_eq!(heard(&[client.receive().await.unwrap()]), said("a", "x"));
+    drop(client);
+    setup.nothing_leaked(1).await;
+}
+
+/// Where its tenant lives from now on, nobody listens for it: silence would look like no news.
+#[tokio::test]
+async fn a_listener_whose_tenant_has_moved_is_told() {
+    let setup = setup().await;
+    let [here, there] = setup.two_tenants().await;
+    let catalog = setup.fleet.catalog_session().await.unwrap();
+    let mut idle = setup.raw().await;
+    let mut busy = setup.raw().await;
+    let mut shared = setup.raw().await;
+    let mut other = setup.raw().await;
+    for client in [&mut idle, &mut busy, &mut shared] {
+        run(client, &format!("SET tenantry.tenant = '{here}'; LISTEN a")).await;
+    }
+    run(
+        &mut other,
+        &format!("SET tenantry.tenant = '{there}'; LISTEN a"),
+    )
+    .await;
+    // It listens for the one tenant and acts for no one.
+    run(&mut shared, "RESET tenantry.tenant").await;
+    run(&mut busy, "BEGIN; SELECT 1").await;
+    let pin = format!(
+        "INSERT INTO tenantry.pin (tenant, shard) \
+         SELECT '{here}', shard FROM (SELECT id AS shard FROM tenantry.shard) s \
+         WHERE shard <> {}",
+        setup
+            .fleet
+            .shard_of(setup.tenant(0))
+            .await
+            .unwrap()
+            .id()
+            .number()
+    );
+    catalog.batch_execute(&pin).await.unwrap();
+    for client in [&mut idle, &mut shared] {
+        let last = error_of(&client.until_closed().await.unwrap()).unwrap();
+        assert_fields(&last, "57P01", "TENANT_MOVED");
+        assert_eq!(last.severity.name(), "FATAL");
+    }
+    // In a transaction, at its end.
+    run(&mut busy, "SELECT 2").await;
+    busy.send(|out| frontend::put_query(out, "COMMIT"))
+        .await
+        .unwrap();
+    let answers = busy.until_closed().await.unwrap();
+    assert_eq!(commands_of(&answers), ["COMMIT"]);
+    assert_fields(&error_of(&answers).unwrap(), "57P01", "TENANT_MOVED");
+    assert_eq!(news(&mut other).await, []);
+    drop(other);
+    setup.nothing_leaked(0).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use common::probe::{assert_refused, until};
 use common::{PASSWORD, Setup, setup_with};
 use tenantry_schema::fleet::{PoolMode, Role, RoleKind, RoleLimits};
 use tenantry_testkit::{Fleet, Login, RawClient, error_of, rows_of};
+use tenantry_wire::frontend;
 use tenantry_wire::scram::Verifier;
 
 /// A fleet with the service role `sticky`.
@@ -128,5 +129,55 @@ async fn a_tenant_of_another_shard_has_another_connection() {
         value(&mut client, "SELECT count(*) FROM events").await;
     }
     drop(client);
+    setup.nothing_leaked(0).await;
+}
+
+/// A connection that is kept is no way around a suspension, and what is on it outlives one.
+#[tokio::test]
+async fn a_suspended_tenant_is_refused_on_the_connection_that_it_keeps() {
+    let setup = setup(1, 2).await;
+    let one = setup.id(0);
+    let mut idle = sticky(&setup, 0).await;
+    let mut busy = sticky(&setup, 0).await;
+    let unseen = "SELECT set_config('statement_' || 'timeout', '77s', false)";
+    value(&mut idle, unseen).await;
+    let pid = backend(&mut idle).await;
+    value(&mut busy, "BEGIN; SELECT 1").await;
+    let catalog = setup.fleet.catalog();
+    catalog.suspend_tenant(&one, Some("unpaid")).await.unwrap();
+    until("the router knows of the suspension", async || {
+        let answers = idle.query("SELECT 1").await.unwrap();
+        error_of(&answers).map(|_| assert_refused(&answers, "42501", "TENANT_SUSPENDED"))
+    })
+    .await;
+    // The transaction that was open goes on to its end; in all ways to begin another one is refused.
+    value(&mut busy, "SELECT 2").await;
+    busy.query("COMMIT").await.unwrap();
+    for text in ["SELECT 1", "BEGIN; SELECT 1", "SELECT 1; SELECT 2"] {
+        let refused = busy.query(text).await.unwrap();
+        assert_refused(&refused, "42501", "TENANT_SUSPENDED");
+        busy.query("ROLLBACK").await.unwrap();
+    }
+    idle.send(|out| {
+        frontend::put_parse(out, "", "SELECT 1", &[]);
+        frontend::put_bind(out, "", "", &[], frontend::Format::Text);
+        frontend::put_execute(out, "", 0);
+        frontend::put_sync(out);
+    })
+    .await
+    .unwrap();
+    let refused = idle.until_ready().await.unwrap();
+    assert_refused(&refused, "42501", "TENANT_SUSPENDED");
+
+    catalog.resume_tenant(&one).await.unwrap();
+    until("the router knows that it is resumed", async || {
+        let answers = idle.query("SELECT 1").await.unwrap();
+        error_of(&answers).is_none().then_some(())
+    })
+    .await;
+    assert_eq!(backend(&mut idle).await, pid);
+    let shown = value(&mut idle, "SHOW statement_timeout").await;
+    assert_eq!(shown.as_deref(), Some("77s"));
+    drop((idle, busy));
     setup.nothing_leaked(0).await;
 }

@@ -65,6 +65,8 @@ enum Woken {
     /// The session is drained, or not waited for any longer.
     End,
     Called(Call),
+    /// The fleet has changed.
+    Fleet,
 }
 
 /// Outcome of one poll of both sockets.
@@ -84,8 +86,14 @@ impl Connection {
         let mut signals = signals(&router);
         let mut called = self.called.clone();
         let mut draining = false;
+        let mut watches_fleet = false;
         let mut lease: Option<Lease> = None;
         let ended = loop {
+            if !watches_fleet && self.session.is_pinned() {
+                // Before `advance` looks, so that no change falls in between.
+                watches_fleet = true;
+                signals.push(fleet_changed(&router));
+            }
             if let Some(ended) = self.advance(&mut lease).await {
                 break ended;
             }
@@ -103,6 +111,7 @@ impl Connection {
             };
             match woken {
                 Woken::Drain => draining = true,
+                Woken::Fleet => watches_fleet = false,
                 Woken::End | Woken::Called(Call::Kill) => {
                     self.session.fatal(&Refusal::Shutdown);
                     break Ended::Orderly;
@@ -133,14 +142,27 @@ impl Connection {
     async fn advance(&mut self, lease: &mut Option<Lease>) -> Option<Ended> {
         let mut just_acquired = false;
         loop {
+            let mut withheld = None;
             if !std::mem::take(&mut just_acquired) {
                 self.release(lease).await;
+                if let Some(refusal) = self.session.left_behind() {
+                    self.router.metrics.refused(refusal.name());
+                    self.session.fatal(&refusal);
+                    return Some(Ended::Orderly);
+                }
+                if lease.is_some() && self.session.is_at_rest() {
+                    // Boxed: it would make every session's state larger.
+                    withheld = self.router.check_kept(&self.session).err().map(Box::new);
+                }
             }
             if self.session.output.len() > HIGH_WATER {
                 return None;
             }
-            let server = lease.as_mut().and_then(Lease::server);
-            let link = server.map(|server| &mut server.link);
+            // Without it, a transaction asks for a connection and is refused.
+            let server = lease.as_mut().filter(|_| withheld.is_none());
+            let link = server
+                .and_then(Lease::server)
+                .map(|server| &mut server.link);
             match self.session.next(&mut self.input, link) {
                 Next::More => {}
                 Next::Wait => {
@@ -151,7 +173,7 @@ impl Connection {
                     return None;
                 }
                 Next::Close => return Some(Ended::Orderly),
-                Next::Acquire(tenant) => match self.acquire(tenant).await {
+                Next::Acquire(tenant) => match self.acquire_unless(withheld, tenant).await {
                     Ok(acquired) => {
                         *lease = Some(acquired);
                         just_acquired = true;
@@ -296,6 +318,17 @@ impl Connection {
             statement = config.log_statement_text.then_some(observed.statement.as_str()),
             "slow statement"
         );
+    }
+
+    async fn acquire_unless(
+        &mut self,
+        withheld: Option<Box<Refusal>>,
+        tenant: Option<TenantId>,
+    ) -> Result<Lease, Unavailable> {
+        match withheld {
+            Some(refusal) => Err((*refusal).into()),
+            None => self.acquire(tenant).await,
+        }
     }
 
     /// A server connection for the tenant's shard.
@@ -510,6 +543,18 @@ fn signals(router: &Router) -> FuturesUnordered<BoxFuture<'static, Woken>> {
         .boxed()
     };
     FuturesUnordered::from_iter([of(&router.end, Woken::End), of(&router.drain, Woken::Drain)])
+}
+
+/// Resolves at the next change of the fleet, counted from now. For sessions that keep their connection: others find
+/// out when they acquire one.
+fn fleet_changed(router: &Router) -> BoxFuture<'static, Woken> {
+    let mut published = router.fleet.subscribe();
+    async move {
+        // The sender is the router's own, which outlives its sessions.
+        let _ = published.changed().await;
+        Woken::Fleet
+    }
+    .boxed()
 }
 
 /// Why a session gets no connection.

@@ -16,6 +16,7 @@ use super::client::Handled;
 use super::expect::{Effect, Expect};
 use super::replies::ServerFault;
 use super::special::Mode;
+use super::state::Listened;
 use crate::error::Refusal;
 use crate::server::{Link, ServerState};
 
@@ -91,8 +92,7 @@ impl Session {
         mode: &Mode,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
-        let wanted =
-            |(_, known): &(&String, &String)| name.is_none_or(|name| name == known.as_str());
+        let wanted = |(_, known): &(&String, &Listened)| name.is_none_or(|name| name == known.name);
         let channels: Vec<String> = self
             .state
             .channels()
@@ -101,8 +101,11 @@ impl Session {
             .map(|(channel, _)| channel.clone())
             .collect();
         // Nothing to end, and so no reason for a connection.
-        let (Some(last), Some(server)) = (channels.last(), server) else {
+        let Some(last) = channels.last() else {
             return self.command_complete("UNLISTEN");
+        };
+        let Some(server) = server else {
+            return Ok(self.acquire());
         };
         if name.is_some() && channels.len() > 1 {
             self.start_own(mode, server);
@@ -193,7 +196,7 @@ impl Session {
         let heard = backend::notification(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         let channel = std::str::from_utf8(heard.channel).unwrap_or_default();
-        let Some(name) = self.state.channels().get(channel) else {
+        let Some(Listened { name, .. }) = self.state.channels().get(channel) else {
             return Ok(());
         };
         let own = heard.pid == server.key.pid;

@@ -14,6 +14,7 @@ mod describe;
 pub(crate) mod driver;
 mod expect;
 mod extended;
+mod kept;
 mod listen;
 mod lost;
 mod observe;

@@ -129,6 +129,15 @@ fn quote_name(name: &str) -> String {
         .join(".")
 }
 
+/// A channel that a session listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listened {
+    /// The client's name of it.
+    pub(crate) name: String,
+    /// The tenant whose channel it is.
+    pub(crate) tenant: Option<TenantId>,
+}
+
 /// The values of one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Values {
@@ -137,8 +146,8 @@ pub(crate) struct Values {
     /// Tenant by `SET LOCAL`; gone with the transaction. `Some(None)` is `SET LOCAL … TO DEFAULT`.
     pub(crate) tenant_local: Option<Option<TenantId>>,
     pub(crate) settings: Settings,
-    /// What the session listens on: the client's names of channels by the server's.
-    channels: Arc<BTreeMap<String, String>>,
+    /// What the session listens on, by the server's names of the channels.
+    channels: Arc<BTreeMap<String, Listened>>,
     /// The reported settings as the client knew them.
     view: View,
 }
@@ -229,13 +238,15 @@ impl State {
         }
     }
 
-    /// The client's names of the channels that it listens on, by the server's.
-    pub(crate) fn channels(&self) -> &BTreeMap<String, String> {
+    /// The channels that the client listens on, by the server's names.
+    pub(crate) fn channels(&self) -> &BTreeMap<String, Listened> {
         &self.now.channels
     }
 
     pub(crate) fn listen(&mut self, channel: String, name: String) {
-        Arc::make_mut(&mut self.now.channels).insert(channel, name);
+        let tenant = self.tenant();
+        let listened = Listened { name, tenant };
+        Arc::make_mut(&mut self.now.channels).insert(channel, listened);
     }
 
     pub(crate) fn unlisten(&mut self, channel: &str) {
