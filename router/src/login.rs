@@ -142,6 +142,7 @@ pub(crate) async fn login(
         Ok(claim) => claim.with_server_name(&fleet, login.server_name(), login.tls.sni_suffix()),
         Err(refusal) => return Err(login.refuse(&refusal).await),
     };
+    login.admit_to(&claim.destination).await?;
     if let Some(negotiation) = &accepted.negotiation {
         backend::put_negotiate_protocol_version(
             &mut login.output,

@@ -6,8 +6,9 @@ use tenantry_schema::causes::one_line;
 use tenantry_wire::startup::{Accepted, Encryption, Handshake, HandshakeError, Progress};
 use tokio::io::AsyncReadExt as _;
 
-use super::{Login, LoginEnd};
+use super::{CONSOLE_RESERVE, Login, LoginEnd};
 use crate::error::Refusal;
+use crate::identify::Destination;
 use crate::stream::Stream;
 use crate::tls::ClientHandshakeError;
 
@@ -138,7 +139,6 @@ impl Login {
 
     /// Refuses sessions that this router cannot take now, or not in this way.
     async fn admit(&mut self) -> Result<(), LoginEnd> {
-        let limit = self.router.config().clients_max;
         let mode = self.tls.settings.sslmode;
         let certificate = self
             .secured
@@ -152,12 +152,24 @@ impl Login {
             Refusal::CertificateRequired
         } else if !self.router.fleet.is_known() {
             Refusal::Starting
-        } else if self.router.cancels.sessions() >= limit {
-            Refusal::TooManyClients { limit }
         } else {
             return Ok(());
         };
         Err(self.refuse(&refusal).await)
+    }
+
+    /// Refuses one session too many before it costs a password's check. Whoever gets past it together with others is
+    /// counted again when it begins.
+    pub(super) async fn admit_to(&mut self, destination: &Destination) -> Result<(), LoginEnd> {
+        let limit = self.router.config().clients_max;
+        let reserve = match destination {
+            Destination::Console => CONSOLE_RESERVE,
+            Destination::Fleet | Destination::Shard(_) => 0,
+        };
+        if self.router.cancels.sessions() < limit + reserve {
+            return Ok(());
+        }
+        Err(self.refuse(&Refusal::TooManyClients { limit }).await)
     }
 
     async fn broken(&mut self, error: &HandshakeError) -> LoginEnd {
