@@ -166,18 +166,25 @@ macro_rules! shown_as_text {
 shown_as_text!(SocketAddr, u16, usize, bool, ClientSslMode, ServerSslMode);
 
 impl Shown for String {
-    /// A URI loses its user information and its query, either of which may hold a password; a
-    /// keyword string, which may hold one anywhere, is not shown.
+    /// A URI loses its user information and its query, either of which may hold a password. A
+    /// keyword string, which may hold one anywhere, is not shown, nor is a URI that can be read in
+    /// several ways or in none: what looks like its place may be part of a password.
     fn shown(&self) -> String {
-        match self.split_once("://") {
-            Some((scheme, rest)) => {
-                let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
-                let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-                format!("{scheme}://{place}")
-            }
-            None if self.contains('=') => "(hidden)".to_owned(),
-            None => self.clone(),
+        let hidden = || "(hidden)".to_owned();
+        let Some((scheme, rest)) = self.split_once("://") else {
+            return if self.contains('=') {
+                hidden()
+            } else {
+                self.clone()
+            };
+        };
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let ambiguous = query.contains('@') || place.matches('@').count() > 1;
+        if ambiguous || self.parse::<tokio_postgres::Config>().is_err() {
+            return hidden();
         }
+        let place = place.split_once('@').map_or(place, |(_, place)| place);
+        format!("{scheme}://{place}")
     }
 }
 
@@ -241,12 +248,34 @@ mod tests {
     }
 
     #[test]
+    fn the_place_of_a_catalog_is_shown() {
+        for (url, shown) in [
+            (
+                "postgresql://u:p@h:5432/catalog",
+                "postgresql://h:5432/catalog",
+            ),
+            ("postgres://u:p@h,g/c?connect_timeout=3", "postgres://h,g/c"),
+            ("postgresql://h/catalog", "postgresql://h/catalog"),
+            ("postgresql:///c?host=/tmp", "postgresql:///c"),
+        ] {
+            assert_eq!(url.to_owned().shown(), shown);
+        }
+    }
+
+    #[test]
     fn no_password_is_shown() {
         for url in [
             "postgresql://u:swordfish@h:5432/catalog",
             "postgresql://h/catalog?password=swordfish&user=u",
             "host=h password=swordfish",
             "postgresql://u:sword@fish@h/catalog",
+            "postgresql://u:fish?sword@h/catalog",
+            "postgresql://u:sword@fish?x@h/catalog",
+            "postgresql://u:sword/fish@h/catalog",
+            "postgresql://u:sword@fish/x@h/catalog",
+            "postgresql://u:swordfish/catalog",
+            "postgresql://h/catalog?password=sword@fish",
+            "postgresql://u@h/catalog?password=sword?fish",
         ] {
             let config = Config {
                 catalog_url: url.to_owned(),
