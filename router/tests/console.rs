@@ -554,3 +554,69 @@ async fn psql_works_on_the_console() {
         assert!(notes.contains(expected), "{notes}");
     }
 }
+
+#[tokio::test]
+async fn a_full_router_still_has_room_for_its_console() {
+    let setup = setup(|config| config.clients_max = 1).await;
+    let refusal = async |login: &Login| {
+        let error = RawClient::login(setup.address, login).await.unwrap_err();
+        let fields = error.refusal().unwrap();
+        (fields.code.clone(), fields.routine.clone().unwrap())
+    };
+    let full = ("53300".to_owned(), "TOO_MANY_CLIENTS".to_owned());
+    setup.nothing_leaked(0).await;
+    let _one = setup.raw_for(0).await;
+    let shop = setup.login(&format!("shop.{}", setup.id(0)));
+    assert_eq!(refusal(&shop).await, full);
+    let shard = setup.fleet.shard(0).name();
+    let direct = Login::new("ops", PASSWORD, format!("shard/{shard}"));
+    assert_eq!(refusal(&direct).await, full);
+    let mut operators = Vec::new();
+    for _ in 1..9 {
+        let mut operator = raw_console(&setup).await;
+        assert_eq!(
+            error_of(&operator.query("SHOW CLIENTS").await.unwrap()),
+            None
+        );
+        operators.push(operator);
+    }
+    // There too, room ends somewhere.
+    assert_eq!(refusal(&console_login()).await, full);
+}
+
+#[tokio::test]
+async fn what_is_disabled_by_name_stays_so_whatever_is_done_to_all() {
+    let setup = setup(|_| ()).await;
+    let console = console(&setup).await;
+    let shard = setup.fleet.shard_of(setup.tenant(0)).await.unwrap();
+    let name = shard.name().to_string();
+    let mut client = setup.raw_for(0).await;
+    client.query("SELECT 1").await.unwrap();
+    // An operator's own connection to a shard is no pool's: nobody waits for its end.
+    let mut direct = RawClient::login(
+        setup.address,
+        &Login::new("ops", PASSWORD, format!("shard/{name}")),
+    )
+    .await
+    .unwrap();
+    for command in [
+        &*format!("DISABLE {name}"),
+        "PAUSE",
+        "RESUME",
+        "RECONNECT",
+        "WAIT_CLOSE",
+    ] {
+        console.simple_query(command).await.unwrap();
+    }
+    let refused = error_of(&client.query("SELECT 1").await.unwrap()).unwrap();
+    assert_eq!(refused.routine.as_deref(), Some("SHARD_DOWN"));
+    assert_eq!(error_of(&direct.query("SELECT 1").await.unwrap()), None);
+    let shown = show(&console, "SHOW DATABASES").await;
+    let row = shown.iter().find(|row| get(row, "name") == name).unwrap();
+    assert_eq!((get(row, "paused"), get(row, "disabled")), ("0", "1"));
+    console
+        .simple_query(&format!("ENABLE {name}"))
+        .await
+        .unwrap();
+    assert_eq!(error_of(&client.query("SELECT 1").await.unwrap()), None);
+}

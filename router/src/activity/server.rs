@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use tenantry_schema::guard::role;
 use tenantry_schema::shard::Shard;
 
 use super::Clock;
@@ -125,6 +126,11 @@ impl ServerRecord {
 
     pub(crate) fn totals(&self) -> super::Totals {
         self.counters.totals()
+    }
+
+    /// Whether it is a pool's, and not an operator's session's own.
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.origin.user == role::APP
     }
 
     /// Closed instead of being given back to its pool.

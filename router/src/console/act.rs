@@ -154,7 +154,7 @@ fn shutdown(router: &Router, how: Shutdown) -> Outcome {
 /// Connections of a shard are closed: idle ones now, others when they come back.
 fn outdate(router: &Router, shard: Option<ShardId>) {
     for record in router.activity.servers() {
-        if shard.is_none_or(|shard| record.shard().id == shard) {
+        if record.is_pooled() && shard.is_none_or(|shard| record.shard().id == shard) {
             record.need_close();
         }
     }
@@ -186,6 +186,7 @@ fn clients_of(router: &Router, shard: Option<ShardId>) -> Vec<Arc<ClientRecord>>
     clients
 }
 
+/// Connections of pools; an operator's own, in `shard/NAME`, never comes back to one.
 fn connections(
     router: &Router,
     shard: Option<ShardId>,
@@ -194,6 +195,7 @@ fn connections(
     let servers = router.activity.servers();
     let of_shard = servers
         .iter()
+        .filter(|record| record.is_pooled())
         .filter(|record| shard.is_none_or(|shard| record.shard().id == shard));
     of_shard.filter(|record| counted(record)).count()
 }

@@ -35,7 +35,8 @@ impl Gates {
 }
 
 impl Pools {
-    /// Sets the gate of one shard, or of all that are and will be.
+    /// Sets the gate of one shard, or of all that are and will be. What was disabled by its name stays so until it is
+    /// named again.
     pub(crate) fn set_gate(&self, shard: Option<ShardId>, gate: Gate) {
         {
             let mut gates = self.gates.lock();
@@ -45,12 +46,12 @@ impl Pools {
                 }
                 None => {
                     gates.all = gate;
-                    gates.shards.clear();
+                    gates.shards.retain(|_, own| *own == Gate::Disabled);
                 }
             }
         }
         for pool in self.of(shard) {
-            pool.set_gate(gate);
+            pool.set_gate(self.gate(pool.shard_id()));
         }
     }
 
