@@ -176,8 +176,8 @@ pub(crate) struct Direct {
 /// What both directions know together.
 struct Shared {
     outstanding: Mutex<Outstanding>,
-    /// Told whenever ReadyForQuery has been written to the client.
-    ready: Notify,
+    /// Told whenever the client has been given what the server said.
+    delivered: Notify,
 }
 
 impl Direct {
@@ -196,7 +196,7 @@ impl Direct {
         let (mut from_server, mut to_server) = tokio::io::split(server.stream);
         let shared = Shared {
             outstanding: Mutex::new(Outstanding::new()),
-            ready: Notify::new(),
+            delivered: Notify::new(),
         };
         let mut up = Pipe::new(Side::Client, self.input);
         let mut down = Pipe::new(Side::Server, server.input);
@@ -264,23 +264,19 @@ async fn to_client_until_closed(
     shared: &Shared,
 ) -> Ended {
     loop {
-        let mut ready = false;
-        pipe.scan(|passing| {
+        {
             let mut outstanding = shared.outstanding.lock();
-            match passing {
-                Passing::Ready(status) => {
-                    outstanding.ready(status);
-                    ready = true;
-                }
+            outstanding.delivering();
+            pipe.scan(|passing| match passing {
+                Passing::Ready(status) => outstanding.ready(status),
                 Passing::Message(tag) => outstanding.server_sent(tag),
-            }
-        });
+            });
+        }
         if pipe.pass(client).await.is_err() {
             return Ended::ClientGone;
         }
-        if ready {
-            shared.ready.notify_one();
-        }
+        shared.outstanding.lock().delivered();
+        shared.delivered.notify_one();
         match pipe.fill(server).await {
             Ok(true) => {}
             Ok(false) | Err(_) => return Ended::Orderly,
@@ -294,7 +290,7 @@ async fn drained(router: &Router, shared: &Shared) {
     router.drain.cancelled().await;
     let boundary = async {
         while !shared.outstanding.lock().is_at_boundary() {
-            shared.ready.notified().await;
+            shared.delivered.notified().await;
         }
     };
     tokio::select! {
@@ -307,4 +303,47 @@ async fn close(side: &mut (impl AsyncWrite + Unpin), last: &[u8]) -> io::Result<
     side.write_all(last).await?;
     side.flush().await?;
     side.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::task::Poll;
+
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    /// A stopping router must not take the end of an answer for sent while its client has yet to read it.
+    #[tokio::test]
+    async fn an_answer_that_is_being_written_is_no_boundary() {
+        let answer = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+        let shared = Shared {
+            outstanding: Mutex::new(Outstanding::new()),
+            delivered: Notify::new(),
+        };
+        shared.outstanding.lock().client_sent(b'Q');
+        let (mut client, mut to_client) = duplex(8);
+        let (mut server, mut from_server) = duplex(64);
+        server.write_all(answer).await.unwrap();
+        let mut pipe = Pipe::new(Side::Server, BytesMut::new());
+        let mut passing = Box::pin(to_client_until_closed(
+            &mut pipe,
+            &mut from_server,
+            &mut to_client,
+            &shared,
+        ));
+        let mut go_on =
+            async || poll_fn(|cx| Poll::Ready(passing.as_mut().poll(cx).is_pending())).await;
+        let mut read = Vec::new();
+        while read.len() + 8 < answer.len() {
+            assert!(go_on().await);
+            assert!(!shared.outstanding.lock().is_at_boundary(), "{read:?}");
+            client.read_buf(&mut read).await.unwrap();
+        }
+        assert!(go_on().await);
+        assert!(shared.outstanding.lock().is_at_boundary());
+        client.read_buf(&mut read).await.unwrap();
+        assert_eq!(read, answer);
+    }
 }

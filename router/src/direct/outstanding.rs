@@ -31,6 +31,8 @@ pub(super) struct Outstanding {
     /// The server skips messages, and the Sync that ends it has not been sent.
     skipping: bool,
     status: TxStatus,
+    /// The client has not been given all that the server said.
+    undelivered: bool,
 }
 
 impl Outstanding {
@@ -41,12 +43,23 @@ impl Outstanding {
             copy_in: false,
             skipping: false,
             status: TxStatus::Idle,
+            undelivered: false,
         }
     }
 
-    /// Whether everything is answered and no transaction is open.
+    /// Whether everything is answered, the client has the answers, and no transaction is open.
     pub(super) fn is_at_boundary(&self) -> bool {
-        self.sent.is_empty() && !self.copy_in && self.status == TxStatus::Idle
+        self.sent.is_empty() && !self.copy_in && self.status == TxStatus::Idle && !self.undelivered
+    }
+
+    /// What the server said is on its way to the client. Its meaning is known from now on, for the client may answer
+    /// the first of it while the rest is written.
+    pub(super) fn delivering(&mut self) {
+        self.undelivered = true;
+    }
+
+    pub(super) fn delivered(&mut self) {
+        self.undelivered = false;
     }
 
     /// A message of this type goes to the server.
