@@ -22,6 +22,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,10 @@ pub const VERSION: u8 = 1;
 const MAGIC: [u8; 8] = *b"TNTRYFLT";
 const HEADER_BYTES: usize = 36;
 const BUFFER_BYTES: usize = 256 * 1024;
+/// How the names end under which snapshots are written.
+const TEMPORARY: &str = ".new";
+/// What is older was left by a writer that was killed.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 
 /// Bounds what a decoder allocates for a length that it reads.
 const DECODED_BYTES_MAX: usize = 1 << 36;
@@ -280,16 +285,39 @@ pub fn save(fleet: &Fleet, path: &Path) -> Result<(), SnapshotError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    if let Err(error) = remove_leftovers(path, parent) {
+        // The snapshot itself is in place; another router may have been quicker.
+        tracing::debug!(%error, "leftovers of snapshots could not be removed");
+    }
     File::open(parent)
         .and_then(|directory| directory.sync_all())
         .map_err(SnapshotError::io("sync the directory", parent))
 }
 
-/// One name per process: a snapshot has one writer, and what a killed one left is overwritten.
+/// One name per writing: routers in several containers may share the directory, and there each is process 1.
 fn temporary_path(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(format!(".{:016x}{TEMPORARY}", rand::random::<u64>()));
     path.with_file_name(name)
+}
+
+/// Removes what writers that were killed have left. One that is still at work does not take so long.
+fn remove_leftovers(path: &Path, directory: &Path) -> io::Result<()> {
+    let mut prefix = path.file_name().unwrap_or_default().to_owned();
+    prefix.push(".");
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if !name.starts_with(prefix.as_encoded_bytes()) || !name.ends_with(TEMPORARY.as_bytes()) {
+            continue;
+        }
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age > LEFTOVER_AGE {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn write(fleet: &Fleet, path: &Path) -> Result<(), SnapshotError> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tenantry_schema::directory::{DirectoryBuilder, DirectoryChange, TenantRow};
@@ -298,4 +299,45 @@ proptest! {
         refusal(&path, &flipped);
         refusal(&path, &sound[..cut.index(sound.len())]);
     }
+}
+
+/// Routers in several containers are all process 1, and may keep their snapshots in one directory.
+#[test]
+fn writers_do_not_meet_in_one_file_and_what_killed_ones_left_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fleet.snapshot");
+    let old = SystemTime::now() - Duration::from_secs(2 * 3600);
+    let place = |name: &str, written: SystemTime| {
+        let file = fs::File::create(directory.path().join(name)).unwrap();
+        file.set_modified(written).unwrap();
+    };
+    place("fleet.snapshot.1.new", old);
+    place("fleet.snapshot.2.new", SystemTime::now());
+    place("other.snapshot.1.new", old);
+    place("fleet.snapshot.kept", old);
+    let known = fleet(TenantKey::Bigint, 2000);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    snapshot::save(&known, &path).unwrap();
+                    assert_same(&snapshot::load(&path).unwrap(), &known);
+                }
+            });
+        }
+    });
+    let mut names: Vec<_> = fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "fleet.snapshot",
+            "fleet.snapshot.2.new",
+            "fleet.snapshot.kept",
+            "other.snapshot.1.new"
+        ]
+    );
 }
