@@ -56,6 +56,8 @@ pub(crate) enum ClientHandshakeError {
 #[derive(Debug)]
 pub(crate) struct Clients {
     current: ArcSwap<ClientSide>,
+    /// Held from before `current` is read until it is exchanged: settings that are put into force meanwhile would be
+    /// undone.
     watch: Mutex<Watch>,
 }
 
@@ -124,18 +126,22 @@ impl Clients {
 
     /// Puts what was read into force. Sessions that are open keep what they have.
     pub(crate) fn adopt(&self, state: ClientSide) {
-        *self.watch.lock() = Watch::new(state.stamps.clone());
+        let mut watch = self.watch.lock();
+        *watch = Watch::new(state.stamps.clone());
         self.current.store(Arc::new(state));
     }
 
     /// Reads the files again if they have changed; true if they are in force now. What cannot be used changes
     /// nothing, and is told once per change.
     pub(crate) fn reload_if_changed(&self) -> Result<bool, TlsError> {
+        let mut watch = self.watch.lock();
         let current = self.current();
-        if !self.watch.lock().has_changed(stamps(&current.settings)) {
+        if !watch.has_changed(stamps(&current.settings)) {
             return Ok(false);
         }
-        self.adopt(ClientSide::read(&current.settings)?);
+        let state = ClientSide::read(&current.settings)?;
+        *watch = Watch::new(state.stamps.clone());
+        self.current.store(Arc::new(state));
         Ok(true)
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum ShardTlsError {
 #[derive(Debug)]
 pub(crate) struct Shards {
     current: ArcSwap<ShardSide>,
+    /// Held from before `current` is read until it is exchanged: settings that are put into force meanwhile would be
+    /// undone.
     watch: Mutex<Watch>,
 }
 
@@ -89,21 +91,21 @@ impl Shards {
 
     /// Puts what was read into force. Connections that are open keep what they have.
     pub(crate) fn adopt(&self, state: ShardSide) {
-        *self.watch.lock() = Watch::new(state.stamps.clone());
+        let mut watch = self.watch.lock();
+        *watch = Watch::new(state.stamps.clone());
         self.current.store(Arc::new(state));
     }
 
     /// Reads the authorities again if they have changed; true if they are in force now.
     pub(crate) fn reload_if_changed(&self) -> Result<bool, TlsError> {
+        let mut watch = self.watch.lock();
         let current = self.current.load_full();
-        if !self
-            .watch
-            .lock()
-            .has_changed(files::stamps([&current.settings.ca_file]))
-        {
+        if !watch.has_changed(files::stamps([&current.settings.ca_file])) {
             return Ok(false);
         }
-        self.adopt(ShardSide::read(&current.settings)?);
+        let state = ShardSide::read(&current.settings)?;
+        *watch = Watch::new(state.stamps.clone());
+        self.current.store(Arc::new(state));
         Ok(true)
     }
 
