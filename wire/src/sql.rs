@@ -24,7 +24,7 @@ mod setting;
 mod split;
 mod transaction;
 
-pub use calls::{Arg, ParamType, SettingCall};
+pub use calls::{Arg, ParamType, SettingCall, setting_calls};
 pub use classify::classify;
 pub use comment::{sql_comment_tenant, sql_comment_trace, trace_id};
 pub use hints::{

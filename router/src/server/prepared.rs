@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 pub(crate) enum Source {
     /// By a Parse message: its text and its parameter type list as it stands in the message.
     Protocol { text: Bytes, types: Bytes },
-    /// By the SQL command PREPARE: what follows the name.
-    Sql { definition: String },
+    /// By the SQL command PREPARE: its list of types with the parentheses, if there is one, and the statement.
+    Sql { types: Bytes, text: Bytes },
 }
 
 /// What makes two statements the same plan: the source, and the settings it is analysed under.

@@ -49,7 +49,7 @@ impl Session {
             if !self.settle(server.as_deref_mut()) {
                 return Ok(Handled::Later);
             }
-            if let Some((prepared, execute)) = self.execute_as_servers(text, types) {
+            if let Some((prepared, execute)) = self.execute_as_servers(text, types)? {
                 needed = Some(prepared);
                 statement = execute;
             }

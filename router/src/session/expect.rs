@@ -87,10 +87,12 @@ pub(crate) enum Expect {
     /// Ours: all replies to a Parse of a whole Query that is run statement by statement: whatever it fails with but the
     /// number of its statements is the client's to know.
     Check {
+        outcome: CheckOutcome,
+    },
+    /// Ours: all replies to a simple Query. If it fails, the client has the error, and its Query is over.
+    HiddenQuery {
         failed: bool,
     },
-    /// Ours: all replies to a simple Query.
-    HiddenQuery,
     /// Ours: all replies to a bind in a transaction of its own. Its failure concerns nobody: the
     /// client's transaction binds again.
     Fallback {
@@ -143,7 +145,7 @@ impl Expect {
                 | Self::HiddenSync
                 | Self::Fallback { .. }
                 | Self::Check { .. }
-                | Self::HiddenQuery
+                | Self::HiddenQuery { .. }
         )
     }
 
@@ -164,9 +166,20 @@ impl Expect {
                 | Self::Sync
                 | Self::Query { .. }
                 | Self::Check { .. }
-                | Self::HiddenQuery
+                | Self::HiddenQuery { .. }
         )
     }
+}
+
+/// What a check of a Query has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CheckOutcome {
+    /// Nothing wrong so far.
+    WellFormed,
+    /// The client has been sent an error.
+    Failed,
+    /// What came before it has failed, and the client knows: its own error is nobody's.
+    Pointless,
 }
 
 /// A Parse that did not happen.
@@ -313,7 +326,7 @@ impl Expects {
                     open = false;
                 }
                 Expect::HiddenSync => open = false,
-                Expect::Undo(_) | Expect::Check { .. } | Expect::HiddenQuery => {}
+                Expect::Undo(_) | Expect::Check { .. } | Expect::HiddenQuery { .. } => {}
                 _ => open = true,
             }
         }

@@ -14,7 +14,8 @@ use super::client::{ClientMessage, Handled};
 use super::describe::parameter_oids;
 use super::expect::{Effect, Expect};
 use super::router_settings::binary_as_text;
-use super::special::{Mode, has_parameter_name, is_role_setting, role_change};
+use super::settings_seen::{has_backslash, reads_differently};
+use super::special::{Mode, has_parameter_name};
 use super::statements::{ClientStatement, Portal, StatementRole, Undo};
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -37,7 +38,7 @@ impl Session {
         let taken = !parse.name.is_empty() && self.statements.find(parse.name).is_some();
         // In a transaction that failed at the server, the server refuses what is its own.
         let refused_here = matches!(self.tx, Tx::FailedHere { .. })
-            || matches!(self.tx, Tx::Failed) && self.is_routers(&kind);
+            || matches!(self.tx, Tx::Failed) && self.is_routers(&kind, parse.text);
         let aborted = refused_here && !ends_transaction(&kind);
         if taken || aborted {
             if !self.settle(server.as_deref_mut()) {
@@ -55,7 +56,7 @@ impl Session {
             return self.parse_taken(&parse, &kind, server);
         }
         let name = Bytes::copy_from_slice(parse.name);
-        if self.is_routers(&kind) {
+        if self.is_routers(&kind, parse.text) {
             let statement = ClientStatement::Router {
                 text: Bytes::copy_from_slice(parse.text),
                 types: Bytes::copy_from_slice(parse.param_types),
@@ -70,7 +71,7 @@ impl Session {
         };
         self.begin_batch(server);
         self.note_statement(parse.text);
-        let role = role_of(&kind, parse.text);
+        let role = role_of(parse.text);
         if parse.name.is_empty() {
             self.parse_unnamed(message, parse, role, server);
         } else {
@@ -89,7 +90,7 @@ impl Session {
         let refusal = Refusal::DuplicateStatement {
             name: String::from_utf8_lossy(parse.name).into_owned(),
         };
-        if self.is_routers(kind) {
+        if self.is_routers(kind, parse.text) {
             return Err(refusal);
         }
         let Some(server) = server else {
@@ -209,7 +210,7 @@ impl Session {
                 if !self.settle(server.as_deref_mut()) {
                     return Ok(Handled::Later);
                 }
-                if let Some((prepared, execute)) = self.execute_as_servers(text, types) {
+                if let Some((prepared, execute)) = self.execute_as_servers(text, types)? {
                     needed = Some(prepared);
                     statement = execute;
                 }
@@ -252,15 +253,11 @@ impl Session {
             return Ok(Handled::Done);
         }
         self.counts.binds += u64::from(!bind.statement.is_empty());
-        let effects = self.bind_effects(&statement, &bind)?;
-        let sets_role =
-            |effect: &Effect| matches!(effect, Effect::Set { name, .. } if is_role_setting(name));
-        if effects.iter().any(sets_role) {
-            if !self.settle(server) {
-                return Ok(Handled::Later);
-            }
-            return Err(role_change());
-        }
+        let effects = match Self::bind_effects(&statement, &bind) {
+            Ok(effects) => effects,
+            Err(_) if !self.settle(server) => return Ok(Handled::Later),
+            Err(refusal) => return Err(refusal),
+        };
         let Some(server) = self.ready_server(server)? else {
             return Ok(self.acquire_or_later());
         };
@@ -288,32 +285,40 @@ impl Session {
         Ok(Handled::Done)
     }
 
-    fn bind_effects(
-        &self,
-        statement: &ClientStatement,
-        bind: &Bind<'_>,
-    ) -> Result<Vec<Effect>, Refusal> {
+    fn bind_effects(statement: &ClientStatement, bind: &Bind<'_>) -> Result<Vec<Effect>, Refusal> {
         let (role, text) = match statement {
             ClientStatement::Server { prepared, role } => match &prepared.source {
-                Source::Protocol { text, .. } => (*role, text.clone()),
-                source => return Ok(Self::effects_of_prepared(source)),
+                Source::Protocol { text, .. } => (*role, text),
+                source => return Self::effects_of_prepared(source),
             },
-            ClientStatement::Unnamed { text, role, .. } => (*role, text.clone()),
+            ClientStatement::Unnamed { text, role, .. } => (*role, text),
             ClientStatement::Router { .. } => return Ok(Vec::new()),
         };
+        if role == StatementRole::Plain {
+            return Ok(Vec::new());
+        }
+        let kind = sql::classify(text, true);
+        Self::role_effects(role, text, &text_parameters(bind, &kind)?)
+    }
+
+    /// What a prepared statement changes when it runs with these parameters; none are known for the SQL command EXECUTE.
+    pub(super) fn role_effects(
+        role: StatementRole,
+        text: &[u8],
+        parameters: &[Option<Bytes>],
+    ) -> Result<Vec<Effect>, Refusal> {
+        // Whatever depends on how the text is read pins, so either way will do.
         match role {
             StatementRole::Plain => Ok(Vec::new()),
-            StatementRole::Pins => Ok(vec![Effect::Pin]),
-            StatementRole::Cursor => {
-                let kind = sql::classify(&text, self.scs());
-                Ok(Self::effects(&kind, &text))
-            }
-            StatementRole::SetsConfig => match sql::classify(&text, self.scs()) {
-                Kind::SetConfig { calls, .. } => {
-                    Ok(Self::config_effects(&calls, &parameters(bind)?))
+            StatementRole::Cursor => Ok(Self::effects(&sql::classify(text, true), text)),
+            StatementRole::SetsConfig => Self::bound_effects(text, parameters),
+            StatementRole::Pins => {
+                let mut effects = Self::bound_effects(text, parameters)?;
+                if !effects.contains(&Effect::Pin) {
+                    effects.push(Effect::Pin);
                 }
-                _ => Ok(Vec::new()),
-            },
+                Ok(effects)
+            }
         }
     }
 
@@ -399,7 +404,14 @@ impl Session {
         };
         self.note_in_flight(false);
         self.batch.executed = true;
-        self.forward_extended(message, server, expect)
+        let handled = self.forward_extended(message, server, expect)?;
+        if handled == Handled::Done
+            && let Some(Portal::Server(effects)) = self.statements.portal(execute.portal)
+        {
+            // Whatever it calls it has called: executed again, it only goes on with its rows.
+            effects.retain(|effect| !matches!(effect, Effect::Set { .. } | Effect::Reset(_)));
+        }
+        Ok(handled)
     }
 
     /// Whether there is no such portal, whatever the server holds under that name.
@@ -573,8 +585,8 @@ impl Session {
     }
 
     /// Whether a prepared statement of this kind stays with the router until it is executed.
-    fn is_routers(&self, kind: &Kind<'_>) -> bool {
-        self.router_runs(kind)
+    fn is_routers(&self, kind: &Kind<'_>, text: &[u8]) -> bool {
+        self.router_runs(kind, text)
             || matches!(
                 kind,
                 Kind::Begin(_)
@@ -599,9 +611,20 @@ pub(super) fn ends_transaction(kind: &Kind<'_>) -> bool {
     )
 }
 
-fn role_of(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
+/// The statement may be parsed on another connection when constants are read in another way: it pins where that makes a
+/// difference.
+pub(super) fn role_of(text: &[u8]) -> StatementRole {
+    let role = role_of_kind(&sql::classify(text, true), text);
+    let other = || role_of_kind(&sql::classify(text, false), text);
+    if has_backslash(text) && other() != role {
+        return StatementRole::Pins;
+    }
+    role
+}
+
+fn role_of_kind(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
     match kind {
-        _ if sql::may_set_unseen(text) => StatementRole::Pins,
+        _ if sql::may_set_unseen(text) || reads_differently(text) => StatementRole::Pins,
         Kind::DeclareCursor { .. } | Kind::CopyToStdout if sql::mentions_setting_function(text) => {
             StatementRole::Pins
         }

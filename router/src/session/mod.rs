@@ -23,6 +23,7 @@ mod prologue;
 mod replies;
 mod router_settings;
 mod script;
+mod settings_seen;
 mod simple;
 mod special;
 mod sql_statements;

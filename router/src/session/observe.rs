@@ -48,7 +48,7 @@ impl Session {
                 match self.statements.find(bind.statement)? {
                     ClientStatement::Server { prepared, .. } => match &prepared.source {
                         Source::Protocol { text, .. } => Some(self.observed(text)),
-                        Source::Sql { definition } => Some(self.observed(definition.as_bytes())),
+                        Source::Sql { text, .. } => Some(self.observed(text)),
                     },
                     ClientStatement::Unnamed { text, .. } => Some(self.observed(text)),
                     ClientStatement::Router { .. } => None,

@@ -12,7 +12,9 @@ use tenantry_wire::frontend::{self, Format, TargetKind};
 use tenantry_wire::sql::{self, Isolation, Kind, TransactionModes, quote_literal};
 
 use super::expect::Expect;
+use super::sql_statements::preparation;
 use super::state::Assigned;
+use super::transactions::isolation_given;
 use super::{Session, Settings, Tx};
 use crate::server::{BIND_STATEMENT, Bound, Link, Prepared, PreparedKey, ServerState, Source};
 
@@ -23,17 +25,36 @@ impl Session {
             return false;
         }
         let before = server.output.len();
-        self.commit_bind(server);
-        if matches!(self.tx, Tx::Idle) && self.is_outside() {
-            self.begin_as_set(server, TransactionModes::default());
-        }
-        self.open_transaction(server);
+        self.enter(server);
         self.leave_copy_role(server);
         self.apply_settings(server);
         self.bind_tenant(server);
         let sent = server.output.len() > before;
         self.unproven |= sent;
         sent
+    }
+
+    /// The one way into a transaction on the server, explicit or implicit: nothing is begun before a
+    /// rollback is known to fall back to the tenant itself.
+    fn enter(&mut self, server: &mut Link) {
+        self.commit_bind(server);
+        match self.tx {
+            Tx::Idle if self.is_outside() => {
+                self.begin_as_set(server, TransactionModes::default());
+            }
+            Tx::Deferred { .. } => self.open_transaction(server),
+            _ => {}
+        }
+    }
+
+    /// Begins a transaction that has failed here on the server too, and makes it fail there.
+    pub(super) fn enter_failed(&mut self, prologue: Vec<String>, server: &mut Link) {
+        self.tx = Tx::Deferred { prologue };
+        self.enter(server);
+        self.tx = Tx::FailedHere {
+            open_on_server: true,
+            deferred: Vec::new(),
+        };
     }
 
     /// Binds the tenant in a transaction of its own first, where a rollback would fall back to
@@ -83,7 +104,8 @@ impl Session {
             || server.bound != Bound::Known(self.state.tenant())
     }
 
-    pub(super) fn open_transaction(&mut self, server: &mut Link) {
+    /// Only for [`Self::enter`].
+    fn open_transaction(&mut self, server: &mut Link) {
         let Tx::Deferred { prologue } = &mut self.tx else {
             return;
         };
@@ -147,12 +169,10 @@ impl Session {
 
     /// Whether the transaction sees one snapshot throughout, which cannot be had again elsewhere.
     fn keeps_snapshot(&self, prologue: &[String]) -> bool {
-        let explicit = prologue.iter().rev().find_map(|text| {
-            match sql::classify(text.as_bytes(), self.scs()) {
-                Kind::Begin(modes) | Kind::SetTransaction(modes) => modes.isolation,
-                _ => None,
-            }
-        });
+        let explicit = prologue
+            .iter()
+            .rev()
+            .find_map(|text| isolation_given(&sql::classify(text.as_bytes(), self.scs())));
         match explicit {
             Some(isolation) => isolation >= Isolation::RepeatableRead,
             None => self
@@ -253,8 +273,8 @@ impl Session {
                 self.expects
                     .push(Expect::HiddenParse(Some(Arc::clone(prepared))));
             }
-            Source::Sql { definition } => {
-                let text = format!("PREPARE {} {definition}", prepared.name);
+            Source::Sql { .. } => {
+                let text = preparation(prepared);
                 frontend::put_parse(&mut server.output, "", text, &[]);
                 self.expects.push(Expect::HiddenParse(None));
                 server.state.unnamed = None;

@@ -9,7 +9,7 @@ use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::sqlstate;
 use tenantry_wire::tag::backend as tag;
 
-use super::expect::{Effect, Expect, Shown, Skipped};
+use super::expect::{CheckOutcome, Effect, Expect, Shown, Skipped};
 use super::state::View;
 use super::{Batch, Session, Tx};
 use crate::buffers;
@@ -220,7 +220,7 @@ impl Session {
         let command = backend::command_complete(&message[HEAD_LEN..])
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         match self.expects.front_mut() {
-            Some(Expect::Fallback { .. } | Expect::HiddenQuery) => return Ok(()),
+            Some(Expect::Fallback { .. } | Expect::HiddenQuery { .. }) => return Ok(()),
             Some(Expect::HiddenExecute(_)) => {
                 self.expects.pop();
                 self.flush_local();
@@ -420,16 +420,21 @@ impl Session {
             self.expects.pop();
             return Ok(());
         }
-        if let Some(Expect::Check { failed }) = self.expects.front() {
-            let failed = *failed;
+        if let Some(Expect::Check { outcome }) = self.expects.front() {
+            let outcome = *outcome;
             self.expects.pop();
-            self.script_checked(failed, status, server);
+            self.script_checked(outcome, status, server);
+            return Ok(());
+        }
+        if let Some(Expect::HiddenQuery { failed: true }) = self.expects.front() {
+            self.expects.pop();
+            self.check_broken(status, server);
             return Ok(());
         }
         self.unproven = false;
         self.report_rollback();
         let shown = match self.expects.pop() {
-            Some(Expect::HiddenSync | Expect::HiddenQuery) => false,
+            Some(Expect::HiddenSync | Expect::HiddenQuery { .. }) => false,
             Some(Expect::Sync | Expect::Query { .. }) => true,
             _ => {
                 return Err(ServerFault::Unexpected {
@@ -512,13 +517,7 @@ impl Session {
             return Ok(());
         }
         self.channel_found = None;
-        if let Some(Expect::Check { failed }) = self.expects.front_mut() {
-            let several = fields.code == sqlstate::SYNTAX_ERROR
-                && fields.routine.as_deref() == Some("exec_parse_message");
-            if !several {
-                *failed = true;
-                self.output.extend_from_slice(message);
-            }
+        if self.check_failed(message, &fields) {
             return Ok(());
         }
         self.take_back_reports(self.state.view(), &server.state);
@@ -541,12 +540,7 @@ impl Session {
             self.undo(skipped, &mut server.state);
             return Ok(());
         }
-        match self.overdue.take() {
-            Some(refusal) if fields.code == sqlstate::QUERY_CANCELED => {
-                backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
-            }
-            _ => self.put_server_error(message),
-        }
+        self.put_error_or_limit(message, &fields.code);
         if in_simple_query || self.sync_owed {
             // It ran in the unnamed portal, which is there until the failed transaction ends.
             self.unnamed_portal |= !matches!(self.tx, Tx::Idle);
@@ -568,6 +562,35 @@ impl Session {
             self.sync_owed = false;
         }
         Ok(())
+    }
+
+    /// Whether the error is one of the check of a Query; it is passed on if it says that the Query is not to run.
+    fn check_failed(&mut self, message: &[u8], fields: &backend::ErrorFields) -> bool {
+        match self.expects.front_mut() {
+            Some(Expect::Check { outcome }) => {
+                let several = fields.code == sqlstate::SYNTAX_ERROR
+                    && fields.routine.as_deref() == Some("exec_parse_message");
+                if several || *outcome == CheckOutcome::Pointless {
+                    return true;
+                }
+                *outcome = CheckOutcome::Failed;
+            }
+            Some(Expect::HiddenQuery { failed }) => *failed = true,
+            _ => return false,
+        }
+        self.counts.error(&fields.code);
+        self.put_error_or_limit(message, &fields.code);
+        true
+    }
+
+    /// The server's error, unless the router caused it by a cancel of its own: then why it did.
+    fn put_error_or_limit(&mut self, message: &[u8], code: &str) {
+        match self.overdue.take() {
+            Some(refusal) if code == sqlstate::QUERY_CANCELED => {
+                backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+            }
+            _ => self.put_server_error(message),
+        }
     }
 
     /// The error as it came, but for the names that statements have on server connections.

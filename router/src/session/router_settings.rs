@@ -12,6 +12,7 @@ use tenantry_wire::sqlstate;
 
 use super::client::Handled;
 use super::expect::Effect;
+use super::settings_seen::{ends_with_transaction, is_router_setting, ties_to_connection};
 use super::special::Mode;
 use super::state::Assigned;
 use super::{Session, Tx};
@@ -182,7 +183,7 @@ impl Session {
         whole: bool,
         mode: &Mode,
     ) -> Result<Handled, Refusal> {
-        let ours = |call: &SettingCall| matches!(text_argument(call.name(), mode), Ok(Some(name)) if is_ours(&name));
+        let ours = |call: &SettingCall| matches!(text_argument(call.name(), mode), Ok(Some(name)) if is_router_setting(&name));
         if !whole || !calls.iter().all(ours) {
             return Err(Refusal::Unsupported {
                 what:
@@ -237,7 +238,7 @@ impl Session {
             binary: false,
         };
         calls.iter().any(
-            |call| matches!(text_argument(call.name(), &mode), Ok(Some(name)) if is_ours(&name)),
+            |call| matches!(text_argument(call.name(), &mode), Ok(Some(name)) if is_router_setting(&name)),
         )
     }
 
@@ -258,17 +259,21 @@ impl Session {
             else {
                 continue;
             };
-            let name = text_argument(name, &mode);
-            let value = text_argument(value, &mode);
+            let (name, value) = (repeatable(name, &mode), repeatable(value, &mode));
+            let name = name.map(|name| name.map(|name| name.to_ascii_lowercase()));
+            if let (Some(Some(name)), value) = (&name, &value)
+                && ties_to_connection(name, value.as_ref().and_then(Option::as_deref))
+            {
+                effects.push(Effect::Pin);
+            }
             match (name, value, boolean_argument(local, &mode)) {
-                (_, _, Ok(true)) => {}
-                (Ok(Some(name)), Ok(Some(value)), Ok(false)) => effects.push(Effect::Set {
-                    name: name.to_ascii_lowercase(),
+                (Some(Some(name)), _, _) if ends_with_transaction(&name) => {}
+                (Some(Some(_)), _, Ok(true)) => {}
+                (Some(Some(name)), Some(Some(value)), Ok(false)) => effects.push(Effect::Set {
+                    name,
                     value: Assigned::Value(value),
                 }),
-                (Ok(Some(name)), Ok(None), Ok(false)) => {
-                    effects.push(Effect::Reset(name.to_ascii_lowercase()));
-                }
+                (Some(Some(name)), Some(None), Ok(false)) => effects.push(Effect::Reset(name)),
                 // Not known before it runs: the session stays with this connection.
                 _ => effects.push(Effect::Pin),
             }
@@ -277,8 +282,24 @@ impl Session {
     }
 }
 
-fn is_ours(name: &str) -> bool {
-    name.to_ascii_lowercase().starts_with("tenantry.")
+/// What an argument is with these parameters.
+pub(super) fn value_of(
+    argument: &Arg,
+    parameters: &[Option<Bytes>],
+) -> Result<Option<String>, Refusal> {
+    let mode = Mode::Extended {
+        parameters: parameters.to_vec(),
+        binary: false,
+    };
+    text_argument(argument, &mode)
+}
+
+/// An argument as it can be given again on another connection; `None` if it cannot, because it is computed or is not
+/// UTF-8.
+fn repeatable(argument: &Arg, mode: &Mode) -> Option<Option<String>> {
+    let value = text_argument(argument, mode).ok()?;
+    let garbled = |text: &String| text.contains(['\0', char::REPLACEMENT_CHARACTER]);
+    (!value.as_ref().is_some_and(garbled)).then_some(value)
 }
 
 fn text_argument(argument: &Arg, mode: &Mode) -> Result<Option<String>, Refusal> {

@@ -11,7 +11,7 @@ use tenantry_wire::frontend;
 use tenantry_wire::sql;
 
 use super::client::Handled;
-use super::expect::Expect;
+use super::expect::{CheckOutcome, Expect};
 use super::special::Mode;
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -134,21 +134,38 @@ impl Session {
         let inside = matches!(self.tx, Tx::Open { .. });
         if inside {
             frontend::put_query(&mut server.output, BEFORE_CHECK);
-            self.expects.push(Expect::HiddenQuery);
+            self.expects.push(Expect::HiddenQuery { failed: false });
         }
         frontend::put_parse(&mut server.output, "", &script.text, &[]);
         frontend::put_sync(&mut server.output);
-        self.expects.push(Expect::Check { failed: false });
+        self.expects.push(Expect::Check {
+            outcome: CheckOutcome::WellFormed,
+        });
         server.state.unnamed = None;
         Handled::Done
     }
 
+    /// A savepoint of the check has failed, by a cancel most likely: so has the Query. The check itself may still be to
+    /// come.
+    pub(super) fn check_broken(&mut self, status: TxStatus, server: &mut Link) {
+        if let Some(Expect::Check { outcome }) = self.expects.front_mut() {
+            *outcome = CheckOutcome::Pointless;
+        } else {
+            self.script_checked(CheckOutcome::Pointless, status, server);
+        }
+    }
+
     /// The check is over.
-    pub(super) fn script_checked(&mut self, failed: bool, status: TxStatus, server: &mut Link) {
-        if !failed {
+    pub(super) fn script_checked(
+        &mut self,
+        outcome: CheckOutcome,
+        status: TxStatus,
+        server: &mut Link,
+    ) {
+        if outcome == CheckOutcome::WellFormed {
             if matches!(self.tx, Tx::Open { .. }) {
                 frontend::put_query(&mut server.output, AFTER_CHECK);
-                self.expects.push(Expect::HiddenQuery);
+                self.expects.push(Expect::HiddenQuery { failed: false });
             }
             return;
         }

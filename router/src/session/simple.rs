@@ -8,6 +8,7 @@ use super::client::{ClientMessage, Handled};
 use super::expect::{Effect, Expect};
 use super::extended::ends_transaction;
 use super::script::Script;
+use super::transactions::isolation_given;
 use super::{Session, Tx};
 use crate::error::Refusal;
 use crate::server::Link;
@@ -59,7 +60,10 @@ impl Session {
     fn survey(&mut self, text: &[u8]) -> Survey {
         let scs = self.scs();
         let refusing = matches!(self.tx, Tx::FailedHere { .. });
-        if !refusing && sql::is_single(text, scs) && matches!(sql::classify(text, scs), Kind::Plain)
+        if !refusing
+            && sql::is_single(text, scs)
+            && matches!(sql::classify(text, scs), Kind::Plain)
+            && !self.router_runs(&Kind::Plain, text)
         {
             return Survey::Forward(at(0, Self::effects(&Kind::Plain, text)), false);
         }
@@ -71,11 +75,8 @@ impl Session {
         for (index, range) in sql::split(text, scs).enumerate() {
             let statement = &text[range.clone()];
             let kind = sql::classify(statement, scs);
-            whole &= !self.router_runs(&kind);
-            modes |= matches!(
-                &kind,
-                Kind::Begin(modes) | Kind::SetTransaction(modes) if modes.isolation.is_some()
-            );
+            whole &= !self.router_runs(&kind, statement) && !self.goes_on_for_another(&kind);
+            modes |= isolation_given(&kind).is_some();
             unchecked.note(&kind);
             if index == 0 && matches!(self.tx, Tx::Failed) && !ends_transaction(&kind) {
                 // It fails before anything runs, and the server knows with what.

@@ -10,8 +10,12 @@ use tenantry_wire::sqlstate;
 use super::client::Handled;
 use super::describe::INT4_OID;
 use super::expect::{Effect, Expect, Shown};
-use super::sql_statements::definition;
+use super::settings_seen::{
+    ends_with_transaction, is_router_setting, reads_differently, refused_calls, ties_to_connection,
+};
+use super::sql_statements::sql_source;
 use super::state::Assigned;
+use super::transactions::sets_mode;
 use super::{Session, Tx};
 use crate::Severity;
 use crate::error::Refusal;
@@ -40,7 +44,7 @@ const ROLE_HINT: &str = "the role of a session is the one it logged in with";
 
 impl Session {
     /// Whether the statement must not reach the server as it is.
-    pub(super) fn router_runs(&self, kind: &Kind<'_>) -> bool {
+    pub(super) fn router_runs(&self, kind: &Kind<'_>, text: &[u8]) -> bool {
         match kind {
             Kind::Set { name, value, .. } => {
                 name.starts_with("tenantry.")
@@ -51,9 +55,12 @@ impl Session {
                 name.starts_with("tenantry.") || self.state.startup_value(name).is_some()
             }
             Kind::Show(name) => name.starts_with("tenantry."),
-            Kind::SetConfig { calls, .. } => calls.iter().any(|call| {
-                names_tenantry(call) || calls_unsafe_encoding(call) || names_role(call)
-            }),
+            Kind::SetConfig { .. } if calls_tenantry(kind) => true,
+            Kind::SetConfig { .. } | Kind::DeclareCursor { .. } | Kind::CopyToStdout => {
+                refused_calls(text).is_some()
+            }
+            // A call may stand in it that only the server sees.
+            Kind::Plain => reads_differently(text) && refused_calls(text).is_some(),
             Kind::NotUtf8
             | Kind::ResetAll
             | Kind::Discard(_)
@@ -77,7 +84,9 @@ impl Session {
     /// What a statement that runs on the server changes in the session.
     pub(super) fn effects(kind: &Kind<'_>, text: &[u8]) -> Vec<Effect> {
         let mut effects = Self::effects_of_kind(kind, text);
-        if sql::may_set_unseen(text) {
+        let ties = matches!(kind, Kind::Set { name, value, .. }
+            if ties_to_connection(name, value.to_text(name).as_deref()));
+        if ties || sql::may_set_unseen(text) {
             effects.push(Effect::Pin);
         }
         effects
@@ -91,6 +100,7 @@ impl Session {
             Kind::Savepoint(name) => one(Effect::Savepoint(name.clone())),
             Kind::RollbackTo(name) => one(Effect::RollbackTo(name.clone())),
             Kind::Release(name) => one(Effect::Release(name.clone())),
+            Kind::Set { name, .. } | Kind::Reset(name) if ends_with_transaction(name) => Vec::new(),
             Kind::Set {
                 local: false,
                 name,
@@ -114,7 +124,10 @@ impl Session {
                     value: Assigned::Value(value),
                 })
                 .collect(),
-            Kind::SetConfig { calls, .. } => Self::config_effects(calls, &[]),
+            Kind::SetConfig { calls, whole } => Self::call_effects(calls, *whole, &[]),
+            Kind::Reset(name) if ties_to_connection(name, None) => {
+                vec![Effect::Reset(name.clone()), Effect::Pin]
+            }
             Kind::Reset(name) => one(Effect::Reset(name.clone())),
             Kind::CreateTemp => one(Effect::Pin),
             Kind::DeclareCursor {
@@ -149,7 +162,7 @@ impl Session {
         if let Tx::FailedHere { open_on_server, .. } = self.tx {
             return self.run_after_refusal(text, kind, open_on_server, mode, server);
         }
-        let own = self.router_runs(kind) || is_named_by_parameter(kind, mode);
+        let own = self.router_runs(kind, text) || is_named_by_parameter(kind, mode);
         if matches!(self.tx, Tx::Failed) && own {
             return Err(Refusal::TransactionAborted);
         }
@@ -164,7 +177,9 @@ impl Session {
             | Kind::Commit { .. }
             | Kind::Rollback { .. }
             | Kind::Savepoint(_)
+            | Kind::RollbackTo(_)
             | Kind::SetTransaction(_) => self.run_transaction(text, kind, mode, server),
+            Kind::Set { .. } if sets_mode(kind) => self.run_transaction(text, kind, mode, server),
             _ if own => self.run_own(text, kind, mode, server),
             Kind::DeclareCursor {
                 name,
@@ -209,13 +224,18 @@ impl Session {
         mode: &Mode,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
+        if let Kind::SetConfig { .. }
+        | Kind::Plain
+        | Kind::DeclareCursor { .. }
+        | Kind::CopyToStdout = kind
+            && !calls_tenantry(kind)
+            && let Some(refusal) = refused_calls(text)
+        {
+            return Err(refusal);
+        }
         match kind {
             Kind::Show(_) => self.run_setting(kind, mode),
             Kind::Set { name, value, .. } if sets_unsafe_encoding(name, value) => {
-                Err(unsafe_encoding())
-            }
-            Kind::SetConfig { calls, .. } if calls.iter().any(names_role) => Err(role_change()),
-            Kind::SetConfig { calls, .. } if calls.iter().any(calls_unsafe_encoding) => {
                 Err(unsafe_encoding())
             }
             Kind::Set { name, local, .. } if !name.starts_with("tenantry.") => {
@@ -246,10 +266,10 @@ impl Session {
                 name,
                 types,
                 text: statement,
-            } => {
-                let definition = definition(types, statement);
-                self.prepare_sql(name, definition, mode, server)
-            }
+            } => match refused_calls(statement) {
+                Some(refusal) => Err(refusal),
+                None => self.prepare_sql(name, sql_source(types, statement), mode, server),
+            },
             Kind::ExecuteStatement { name, args } => self.execute_sql(name, args, mode, server),
             Kind::NotUtf8 => Err(Refusal::Unsupported {
                 what: "a name or value that is not UTF-8 in this statement".to_owned(),
@@ -530,9 +550,13 @@ pub(super) fn has_parameter_name(call: &SettingCall) -> bool {
     matches!(call.name(), Arg::Param(_) | Arg::TypedParam(..))
 }
 
+fn calls_tenantry(kind: &Kind<'_>) -> bool {
+    matches!(kind, Kind::SetConfig { calls, .. } if calls.iter().any(names_tenantry))
+}
+
 fn names_tenantry(call: &SettingCall) -> bool {
     match call.name() {
-        Arg::Literal(name) => name.to_ascii_lowercase().starts_with("tenantry."),
+        Arg::Literal(name) => is_router_setting(name),
         _ => false,
     }
 }
@@ -556,27 +580,11 @@ fn sets_unsafe_encoding(name: &str, value: &SetValue) -> bool {
             .is_some_and(|encoding| !encoding::is_ascii_safe(&encoding))
 }
 
-fn calls_unsafe_encoding(call: &SettingCall) -> bool {
-    let SettingCall::Set { name, value, .. } = call else {
-        return false;
-    };
-    let names = matches!(name, Arg::Literal(name) if name.eq_ignore_ascii_case("client_encoding"));
-    // A value that is only known later may be any.
-    names && !matches!(value, Arg::Literal(value) if encoding::is_ascii_safe(value))
-}
-
 pub(crate) fn unsafe_encoding() -> Refusal {
     Refusal::Unsupported {
         what: "a client encoding in which an ASCII byte may be half a character".to_owned(),
         hint: "use UTF8, or an encoding such as LATIN1",
     }
-}
-
-fn names_role(call: &SettingCall) -> bool {
-    let SettingCall::Set { name, .. } = call else {
-        return false;
-    };
-    matches!(name, Arg::Literal(name) if is_role_setting(name))
 }
 
 pub(super) fn is_role_setting(name: &str) -> bool {

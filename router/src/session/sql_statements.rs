@@ -8,6 +8,7 @@ use tenantry_wire::sql::{self, Kind};
 use super::Session;
 use super::client::Handled;
 use super::expect::Effect;
+use super::extended::role_of;
 use super::special::Mode;
 use super::statements::{ClientStatement, StatementRole};
 use crate::error::Refusal;
@@ -18,7 +19,7 @@ impl Session {
     pub(super) fn prepare_sql(
         &mut self,
         name: &str,
-        definition: String,
+        source: Source,
         mode: &Mode,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
@@ -27,9 +28,7 @@ impl Session {
             return Ok(self.acquire());
         };
         let prepared = self.shared.registry.intern(PreparedKey {
-            source: Source::Sql {
-                definition: definition.clone(),
-            },
+            source: source.clone(),
             settings_hash: self.state.settings().hash(),
         });
         // Where the connection holds it already, the same text was accepted before.
@@ -54,12 +53,12 @@ impl Session {
             self.flush(server);
             return Ok(Handled::Later);
         }
-        let text = format!("PREPARE {} {definition}", prepared.name);
+        let text = preparation(&prepared);
         let effect = Effect::PrepareSql {
             name: name.to_owned(),
             prepared,
         };
-        self.send_statement(text.as_bytes(), vec![effect], mode, server);
+        self.send_statement(&text, vec![effect], mode, server);
         if let Mode::Simple { last: true, .. } = mode {
             self.send_owed_sync(server);
         }
@@ -72,12 +71,14 @@ impl Session {
         &self,
         text: &[u8],
         types: &Bytes,
-    ) -> Option<(Arc<Prepared>, ClientStatement)> {
+    ) -> Result<Option<(Arc<Prepared>, ClientStatement)>, Refusal> {
         let Kind::ExecuteStatement { name, args } = sql::classify(text, self.scs()) else {
-            return None;
+            return Ok(None);
         };
-        let needed = self.statements.prepared(name.as_bytes())?;
-        let role = if Self::effects_of_prepared(&needed.source).is_empty() {
+        let Some(needed) = self.statements.prepared(name.as_bytes()) else {
+            return Ok(None);
+        };
+        let role = if Self::effects_of_prepared(&needed.source)?.is_empty() {
             StatementRole::Plain
         } else {
             StatementRole::Pins
@@ -89,7 +90,7 @@ impl Session {
             },
             settings_hash: self.state.settings().hash(),
         });
-        Some((needed, ClientStatement::Server { prepared, role }))
+        Ok(Some((needed, ClientStatement::Server { prepared, role })))
     }
 
     /// EXECUTE with the statement's router-wide name.
@@ -118,6 +119,7 @@ impl Session {
                 name: name.to_owned(),
             });
         };
+        let effects = Self::effects_of_prepared(&prepared.source)?;
         let Some(server) = server else {
             return Ok(self.acquire());
         };
@@ -125,7 +127,6 @@ impl Session {
         self.prepare_server(server);
         self.prepare_on(server, &prepared);
         let text = execution(&prepared, arguments);
-        let effects = Self::effects_of_prepared(&prepared.source);
         self.send_statement(&text, effects, mode, server);
         if let Mode::Simple { last: true, .. } = mode {
             self.send_owed_sync(server);
@@ -134,25 +135,20 @@ impl Session {
     }
 
     /// What set_config() sets in these can be followed where the values stand in the text.
-    pub(super) fn effects_of_prepared(source: &Source) -> Vec<Effect> {
-        let text = match source {
-            Source::Protocol { text, .. } => text.as_ref(),
-            Source::Sql { definition } => definition
-                .split_once("AS ")
-                .map_or(definition.as_str(), |(_types, text)| text)
-                .as_bytes(),
-        };
-        if let Kind::SetConfig { calls, .. } = sql::classify(text, true)
-            && !sql::may_set_unseen(text)
-        {
-            return Self::config_effects(&calls, &[]);
-        }
-        if sql::mentions_setting_function(text) || sql::may_set_unseen(text) {
-            vec![Effect::Pin]
-        } else {
-            Vec::new()
-        }
+    pub(super) fn effects_of_prepared(source: &Source) -> Result<Vec<Effect>, Refusal> {
+        let (Source::Protocol { text, .. } | Source::Sql { text, .. }) = source;
+        Self::role_effects(role_of(text), text, &[])
     }
+}
+
+/// The SQL command that makes the statement, or the text of a Parse that does.
+pub(super) fn preparation(prepared: &Prepared) -> Vec<u8> {
+    let (types, statement) = match &prepared.source {
+        Source::Sql { types, text } => (types.as_ref(), text),
+        Source::Protocol { text, .. } => return text.to_vec(),
+    };
+    let name = prepared.name.as_bytes();
+    [b"PREPARE ", name, b" ", types, b" AS ", statement].concat()
 }
 
 fn execution(prepared: &Prepared, arguments: &[u8]) -> Vec<u8> {
@@ -165,16 +161,16 @@ fn execution(prepared: &Prepared, arguments: &[u8]) -> Vec<u8> {
     text
 }
 
-/// `types` and `AS statement` of a PREPARE, behind its name.
-pub(super) fn definition(types: &[&[u8]], statement: &[u8]) -> String {
-    let types: Vec<_> = types
-        .iter()
-        .map(|name| String::from_utf8_lossy(name))
-        .collect();
-    let list = if types.is_empty() {
-        String::new()
-    } else {
-        format!("({}) ", types.join(", "))
+/// The two parts of a PREPARE behind its name.
+pub(super) fn sql_source(types: &[&[u8]], statement: &[u8]) -> Source {
+    let list = match types {
+        [] => Bytes::new(),
+        types => [b"(".as_slice(), &types.join(b", ".as_slice()), b")"]
+            .concat()
+            .into(),
     };
-    format!("{list}AS {}", String::from_utf8_lossy(statement))
+    Source::Sql {
+        types: list,
+        text: Bytes::copy_from_slice(statement),
+    }
 }

@@ -185,6 +185,22 @@ impl State {
         self.now.tenant_local.unwrap_or(self.now.tenant)
     }
 
+    /// The tenant once the transaction has ended and with it SET LOCAL.
+    pub(crate) fn session_tenant(&self) -> Option<TenantId> {
+        self.now.tenant
+    }
+
+    /// The tenant after a rollback to the savepoint, or of the whole transaction; `None`: there is no such savepoint.
+    pub(crate) fn tenant_at(&self, savepoint: Option<&str>) -> Option<Option<TenantId>> {
+        let at = match savepoint {
+            Some(name) => self.find(name)?,
+            None => 0,
+        };
+        let values = &self.saved.get(at)?.1;
+        let local = savepoint.and(values.tenant_local);
+        Some(local.unwrap_or(values.tenant))
+    }
+
     pub(crate) fn startup_tenant(&self) -> Option<TenantId> {
         self.startup.tenant
     }

@@ -164,6 +164,60 @@ fn a_failed_bind_is_the_querys_error_and_leaves_the_tenant_unknown() {
     assert!(session.is_releasable());
 }
 
+/// A transaction is open; a Query comes that the router runs statement by statement, and must have parsed before.
+fn session_in_check() -> (Session, Link) {
+    let (mut session, mut link) = (session(None), link());
+    feed(&mut session, &mut link, &query("BEGIN; SELECT 1"));
+    reply(&mut session, &mut link, |out| {
+        backend::put_command_complete(out, "BEGIN");
+        put_done(out, TxStatus::InTransaction);
+    });
+    assert_eq!(tags(&mut session.output), "CCZ");
+    link.output.clear();
+    let text = "SELECT 1; SHOW tenantry.tenant; SELECT 2";
+    feed(&mut session, &mut link, &query(text));
+    assert_eq!(tags(&mut link.output), "QPS");
+    (session, link)
+}
+
+fn put_cancelled(out: &mut BytesMut) {
+    backend::put_error(out, &ErrorFields::error("57014", "canceling statement"));
+    backend::put_ready(out, TxStatus::Failed);
+}
+
+#[test]
+fn a_cancel_before_the_check_of_a_query_ends_the_query() {
+    let (mut session, mut link) = session_in_check();
+    reply(&mut session, &mut link, put_cancelled);
+    reply(&mut session, &mut link, |out| {
+        let aborted = ErrorFields::error("25P02", "current transaction is aborted");
+        backend::put_error(out, &aborted);
+        backend::put_ready(out, TxStatus::Failed);
+    });
+    assert_eq!(tags(&mut session.output), "EZ");
+    assert_eq!(tags(&mut link.output), "");
+    feed(&mut session, &mut link, &query("ROLLBACK"));
+    assert_eq!(tags(&mut link.output), "Q");
+}
+
+#[test]
+fn a_cancel_behind_the_check_of_a_query_ends_the_query() {
+    let (mut session, mut link) = session_in_check();
+    reply(&mut session, &mut link, |out| {
+        put_done(out, TxStatus::InTransaction);
+        let mut several = ErrorFields::error("42601", "cannot insert multiple commands");
+        several.routine = Some("exec_parse_message".to_owned());
+        backend::put_error(out, &several);
+        backend::put_ready(out, TxStatus::Failed);
+    });
+    // Back to where it was before the check.
+    assert_eq!(tags(&mut link.output), "Q");
+    reply(&mut session, &mut link, put_cancelled);
+    assert_eq!(tags(&mut session.output), "EZ");
+    feed(&mut session, &mut link, &query("ROLLBACK"));
+    assert_eq!(tags(&mut link.output), "Q");
+}
+
 #[test]
 fn begin_waits_for_the_first_statement_and_goes_ahead_of_the_bind() {
     let (mut session, mut link) = (session(Some(tenant(7))), link());

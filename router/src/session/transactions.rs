@@ -4,7 +4,7 @@
 //! is accepted.
 
 use tenantry_wire::frontend::{self, Parse};
-use tenantry_wire::sql::{self, Kind};
+use tenantry_wire::sql::{self, Isolation, Kind};
 use tenantry_wire::sqlstate;
 use tenantry_wire::tag::frontend as tag;
 
@@ -26,6 +26,7 @@ impl Session {
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let owned = || String::from_utf8_lossy(text).into_owned();
+        let elsewhere = self.goes_on_for_another(kind);
         match (kind, &mut self.tx) {
             (Kind::Begin(_), Tx::Idle) if !self.batch.forwarded && !self.sync_owed => {
                 self.begin_state();
@@ -63,6 +64,31 @@ impl Session {
                 prologue.push(owned());
                 self.command_complete("SET")
             }
+            // It must come before the bind, which is a query.
+            (Kind::Set { .. }, Tx::Deferred { prologue }) if sets_mode(kind) => {
+                prologue.push(owned());
+                self.command_complete("SET")
+            }
+            // In force for this statement only, and the bind would come before it.
+            (Kind::Set { .. }, Tx::Idle)
+                if sets_mode(kind)
+                    && !self.batch.forwarded
+                    && !self.sync_owed
+                    && !self.batch.split =>
+            {
+                self.command_complete("SET")
+            }
+            (Kind::RollbackTo(name), Tx::Deferred { prologue })
+                if self.state.has_savepoint(name) =>
+            {
+                prologue.push(owned());
+                self.state.rollback_to(name);
+                self.command_complete("ROLLBACK")
+            }
+            (
+                Kind::RollbackTo(_) | Kind::Commit { chain: true } | Kind::Rollback { chain: true },
+                Tx::Open { .. } | Tx::Failed,
+            ) if elsewhere => Err(Refusal::SwitchInTransaction),
             (Kind::Commit { chain } | Kind::Rollback { chain }, Tx::Deferred { prologue }) => {
                 self.statements.clear_portals();
                 let commit = matches!(kind, Kind::Commit { .. });
@@ -96,6 +122,29 @@ impl Session {
         }
     }
 
+    /// Whether the transaction that is open on the server would go on for another tenant behind this statement, which
+    /// takes back or ends what had set the tenant.
+    pub(super) fn goes_on_for_another(&self, kind: &Kind<'_>) -> bool {
+        let tenant = match kind {
+            Kind::RollbackTo(name) => self.state.tenant_at(Some(name)),
+            Kind::Rollback { chain: true } => self.state.tenant_at(None),
+            Kind::Commit { chain: true } if !matches!(self.tx, Tx::Open { .. }) => {
+                self.state.tenant_at(None)
+            }
+            Kind::Commit { chain: true } => Some(self.state.session_tenant()),
+            _ => None,
+        };
+        matches!(
+            self.tx,
+            Tx::Open { .. }
+                | Tx::Failed
+                | Tx::FailedHere {
+                    open_on_server: true,
+                    ..
+                }
+        ) && tenant.is_some_and(|tenant| tenant != self.state.tenant())
+    }
+
     /// After a refusal inside a transaction only its end, or a return to a savepoint, is accepted.
     pub(super) fn run_after_refusal(
         &mut self,
@@ -106,6 +155,7 @@ impl Session {
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         match kind {
+            _ if self.goes_on_for_another(kind) => Err(Refusal::SwitchInTransaction),
             Kind::Commit { chain } | Kind::Rollback { chain } if open_on_server => {
                 self.tx = Tx::Failed;
                 let text: &[u8] = if *chain {
@@ -215,12 +265,7 @@ impl Session {
         };
         let handled = match server {
             Some(server) => {
-                self.tx = Tx::Deferred { prologue };
-                self.open_transaction(server);
-                self.tx = Tx::FailedHere {
-                    open_on_server: true,
-                    deferred: Vec::new(),
-                };
+                self.enter_failed(prologue, server);
                 frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
                 frontend::put_sync(&mut server.output);
                 self.expects.push(Expect::HiddenAbort);
@@ -241,6 +286,41 @@ impl Session {
     /// Why nothing runs: the loss of the transaction is told once, then as PostgreSQL does.
     pub(super) fn aborted(&mut self) -> Refusal {
         self.lost.take().unwrap_or(Refusal::TransactionAborted)
+    }
+}
+
+/// The level that a value of `transaction_isolation` names.
+fn isolation_of(value: &str) -> Option<Isolation> {
+    let mut levels = Isolation::ALL.into_iter();
+    levels.find(|level| level.name().eq_ignore_ascii_case(value))
+}
+
+/// The isolation level that a statement gives its transaction, if it gives one.
+pub(super) fn isolation_given(kind: &Kind<'_>) -> Option<Isolation> {
+    match kind {
+        Kind::Begin(modes) | Kind::SetTransaction(modes) => modes.isolation,
+        Kind::Set { name, value, .. } if name == "transaction_isolation" => {
+            isolation_of(&value.to_text(name)?)
+        }
+        _ => None,
+    }
+}
+
+/// SET of one of the modes that SET TRANSACTION sets too, to a value that it has.
+pub(super) fn sets_mode(kind: &Kind<'_>) -> bool {
+    let Kind::Set { name, value, .. } = kind else {
+        return false;
+    };
+    let Some(value) = value.to_text(name) else {
+        return false;
+    };
+    let value = value.to_ascii_lowercase();
+    match name.as_str() {
+        "transaction_isolation" => isolation_of(&value).is_some(),
+        "transaction_read_only" | "transaction_deferrable" => {
+            ["on", "off", "true", "false"].contains(&value.as_str())
+        }
+        _ => false,
     }
 }
 

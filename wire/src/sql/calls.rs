@@ -175,6 +175,12 @@ pub(super) fn backend_pid(mut cursor: Cursor<'_>) -> Parsed<String> {
     cursor.expect_end(column)
 }
 
+/// The calls in a text, whatever statement they stand in, nested ones included.
+#[must_use]
+pub fn setting_calls(text: &[u8], standard_conforming_strings: bool) -> Vec<SettingCall> {
+    all(Cursor::new(text, standard_conforming_strings))
+}
+
 /// Every call in the statement, nested ones included.
 fn all(mut cursor: Cursor<'_>) -> Vec<SettingCall> {
     let mut calls = Vec::new();

@@ -22,6 +22,14 @@ pub enum Isolation {
 }
 
 impl Isolation {
+    /// All levels, the weakest first.
+    pub const ALL: [Self; 4] = [
+        Self::ReadUncommitted,
+        Self::ReadCommitted,
+        Self::RepeatableRead,
+        Self::Serializable,
+    ];
+
     /// The level in the words of SQL.
     #[must_use]
     pub fn name(self) -> &'static str {
