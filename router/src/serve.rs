@@ -316,7 +316,13 @@ impl Running {
         self.sessions.close();
         tokio::select! {
             () = self.sessions.wait() => {}
-            () = limit => self.router.end.cancel(),
+            () = limit => {
+                self.router.end.cancel();
+                // Who waits for a connection hears this: `end` has one lock for all, which no session takes there.
+                for client in self.router.activity.clients() {
+                    client.kill();
+                }
+            }
         }
         // Cleaning up after sessions takes a little longer.
         if timeout(CLEANUP_TIME, self.sessions.wait()).await.is_err() {

@@ -620,3 +620,29 @@ async fn what_is_disabled_by_name_stays_so_whatever_is_done_to_all() {
         .unwrap();
     assert_eq!(error_of(&client.query("SELECT 1").await.unwrap()), None);
 }
+
+/// Nobody resumes a router that has stopped: who waits is told, not cut off.
+#[tokio::test]
+async fn who_waits_in_a_pause_hears_that_the_router_ends() {
+    let mut setup = setup(|config| config.timeouts.drain = Duration::from_millis(100)).await;
+    let console = console(&setup).await;
+    let mut client = setup.raw_for(0).await;
+    console.simple_query("PAUSE").await.unwrap();
+    let pid = pid_of(&client);
+    client
+        .send(|out| {
+            // Answered already, and owed while the second statement waits.
+            frontend::put_query(out, "SHOW tenantry.tenant");
+            frontend::put_query(out, "SELECT 1");
+        })
+        .await
+        .unwrap();
+    until(&console, pid, "waiting").await;
+    let first = client.until_ready().await.unwrap();
+    assert_eq!(rows_of(&first)[0][0], Some(setup.id(0)));
+    let router = setup.router.take().unwrap();
+    let stopping = tokio::spawn(router.stop());
+    let last = error_of(&client.until_closed().await.unwrap()).unwrap();
+    assert_eq!(last.routine.as_deref(), Some("SHUTDOWN"));
+    stopping.await.unwrap();
+}

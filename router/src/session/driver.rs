@@ -336,13 +336,10 @@ impl Connection {
         if let Some(lease) = self.router.idle_connection(&self.session, tenant)? {
             return Ok(self.attach(lease, tenant));
         }
-        if !self.session.output.is_empty() {
-            // What the session has answered already must not wait for the connection.
-            let output = self.session.output.split();
-            if self.stream.send(&output).await.is_err() {
-                return Err(Unavailable::ClientGone);
-            }
-        }
+        // What the session has answered already must not wait for the connection, nor the connection for a client
+        // that does not read.
+        let mut output = std::mem::take(&mut self.session.output);
+        let owed = output.len();
         let router = Arc::clone(&self.router);
         let slot = Arc::clone(&self.slot);
         let queued = slot.queue();
@@ -350,13 +347,17 @@ impl Connection {
         let mut called = self.called.clone();
         let lease = tokio::select! {
             biased;
-            () = poll_fn(|cx| called.poll_killed(cx)) => return Err(Unavailable::Killed),
-            lease = router.connection(&self.session, tenant) => lease?,
-            () = queued.cancelled() => return Err(Refusal::Canceled.into()),
-            () = client_gone(&mut self.stream, &mut self.input) => return Err(Unavailable::ClientGone),
+            () = poll_fn(|cx| called.poll_killed(cx)) => Err(Unavailable::Killed),
+            lease = router.connection(&self.session, tenant) => lease.map_err(Unavailable::from),
+            () = queued.cancelled() => Err(Refusal::Canceled.into()),
+            () = client_gone(&mut self.stream, &mut self.input, &mut output) => {
+                Err(Unavailable::ClientGone)
+            }
         };
         drop(queued);
-        Ok(self.attach(lease, tenant))
+        self.meter.sent(owed - output.len());
+        self.session.output = output;
+        Ok(self.attach(lease?, tenant))
     }
 
     fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
@@ -580,16 +581,25 @@ fn poll_write(stream: &mut Stream, output: &mut BytesMut, cx: &mut Context<'_>) 
     Ok(())
 }
 
-/// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound.
-async fn client_gone(stream: &mut Stream, input: &mut BytesMut) {
-    while input.len() < HIGH_WATER {
-        match poll_fn(|cx| stream.poll_fill(input, READ_SIZE, cx)).await {
-            Ok(0) | Err(_) if ends_with_terminate(input) => break,
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
+/// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound, and writes what it
+/// is owed as far as it reads.
+async fn client_gone(stream: &mut Stream, input: &mut BytesMut, output: &mut BytesMut) {
+    let mut said_goodbye = false;
+    poll_fn(|cx| {
+        if poll_write(stream, output, cx).is_err() {
+            return Poll::Ready(());
         }
-    }
-    std::future::pending().await
+        while !said_goodbye && input.len() < HIGH_WATER {
+            match stream.poll_fill(input, READ_SIZE, cx) {
+                Poll::Ready(Ok(0) | Err(_)) if ends_with_terminate(input) => said_goodbye = true,
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Whether these are whole messages and the last is Terminate. Bytes that only look like one, at
@@ -607,7 +617,42 @@ fn ends_with_terminate(mut input: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::ends_with_terminate;
+    #![allow(clippy::unwrap_used)]
+    use std::future::{Future as _, poll_fn};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use bytes::BytesMut;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{client_gone, ends_with_terminate};
+    use crate::stream::Stream;
+
+    /// While a session waits for a connection, its client may read late, or never.
+    #[tokio::test]
+    async fn what_is_owed_is_written_while_a_session_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, client) = tokio::join!(listener.accept(), connecting);
+        let mut stream = Stream::Plain(accepted.unwrap().0);
+        let mut client = client.unwrap();
+        // More than two sockets hold.
+        let length = 64 << 20;
+        let (mut input, mut output) = (BytesMut::new(), BytesMut::zeroed(length));
+        let mut gone = pin!(client_gone(&mut stream, &mut input, &mut output));
+        assert!(poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await);
+        let read_all = async {
+            let mut read = vec![0; length];
+            client.read_exact(&mut read).await.unwrap();
+        };
+        tokio::select! {
+            () = &mut gone => unreachable!("the client is there"),
+            () = read_all => {}
+        }
+        drop(client);
+        gone.await;
+    }
 
     #[test]
     fn only_a_whole_message_is_a_goodbye() {
