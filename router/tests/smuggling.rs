@@ -136,6 +136,18 @@ async fn no_way_of_setting_an_unsafe_encoding_or_a_role_is_open() {
     );
 }
 
+#[tokio::test]
+async fn an_encoding_that_was_set_unseen_costs_the_connection() {
+    let setup = one_connection().await;
+    let mut client = setup.raw_for(0).await;
+    let computed = "SELECT set_config('client_' || 'encoding', 'SJIS', false)";
+    client.query(computed).await.unwrap();
+    assert_eq!(
+        value(&mut client, "SHOW client_encoding").await.as_deref(),
+        Some("UTF8")
+    );
+}
+
 /// What the next client of the connection would see of a setting.
 async fn reaches_the_next(setup: &Setup, statements: &[&str]) -> Vec<Option<String>> {
     let shown = ["SHOW search_path", "SHOW application_name"];

@@ -176,6 +176,13 @@ impl Session {
                 return Ok(Handled::Later);
             }
         }
+        if runs_something(message.tag)
+            && server
+                .as_deref()
+                .is_some_and(|server| self.falls_astray(&server.state))
+        {
+            return Ok(self.stop_astray(message.tag, server));
+        }
         if let Some(handled) = self.fail_for_truth(message, server.as_deref_mut()) {
             return Ok(handled);
         }
@@ -206,6 +213,20 @@ impl Session {
                 ),
             }),
         }
+    }
+
+    /// The cancel that made the transaction unsafe to go on with is told now.
+    fn stop_astray(&mut self, letter: u8, server: Option<&mut Link>) -> Handled {
+        if !self.settle(server) {
+            return Handled::Later;
+        }
+        self.refuse(&Refusal::Canceled);
+        if matches!(letter, tag::QUERY | tag::FUNCTION_CALL) {
+            self.ready();
+        } else {
+            self.batch.skip = true;
+        }
+        Handled::Done
     }
 
     /// Waits until the server has answered everything; asks for the answers if nothing else does.

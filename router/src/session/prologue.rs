@@ -69,11 +69,21 @@ impl Session {
             return;
         }
         self.put_bound(server, tenant);
+        server.state.fallback = wanted;
         frontend::put_sync(&mut server.output);
         self.expects.push(Expect::Fallback {
             tenant,
             failed: false,
         });
+    }
+
+    /// Whether a rollback of the open transaction could lead to another tenant, because a cancel has hit the bind before
+    /// it: nothing more is sent in such a transaction.
+    pub(super) fn falls_astray(&self, server: &ServerState) -> bool {
+        let own = Bound::Known(self.state.tenant());
+        matches!(self.tx, Tx::Open { .. })
+            && server.fallback != own
+            && server.fallback != Bound::Known(None)
     }
 
     /// Whether the server is in no transaction, nor in the middle of a batch.

@@ -5,6 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use tenantry_wire::backend::{self, Severity, TxStatus};
+use tenantry_wire::encoding;
 use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::sqlstate;
 use tenantry_wire::tag::backend as tag;
@@ -28,6 +29,9 @@ pub(crate) enum ServerFault {
     /// A reply that fits nothing that was asked.
     #[error("unexpected message {} from the server", std::ascii::escape_default(*tag))]
     Unexpected { tag: u8 },
+    /// The session behind the connection reads bytes in another way than the router.
+    #[error("the server reads an encoding in which a quote may be half a character")]
+    Encoding,
     /// A malformed reply.
     #[error("malformed message from the server: {0}")]
     Malformed(String),
@@ -394,6 +398,9 @@ impl Session {
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         let name = String::from_utf8_lossy(status.name);
         let value = String::from_utf8_lossy(status.value);
+        if name == "client_encoding" && !encoding::is_ascii_safe(&value) {
+            return Err(ServerFault::Encoding);
+        }
         let late = self.batch.split || self.withheld.is_some();
         if self.reverted.is_some() || late {
             let (name, value) = (name.into_owned(), value.into_owned());

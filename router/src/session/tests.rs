@@ -164,6 +164,35 @@ fn a_failed_bind_is_the_querys_error_and_leaves_the_tenant_unknown() {
     assert!(session.is_releasable());
 }
 
+#[test]
+fn a_transaction_whose_first_bind_was_cancelled_ends() {
+    let (mut session, mut link) = (session(Some(tenant(7))), link());
+    link.state.bound = Bound::Known(Some(tenant(8)));
+    link.state.fallback = Bound::Known(Some(tenant(8)));
+    feed(&mut session, &mut link, &query("BEGIN"));
+    tags(&mut session.output);
+    feed(&mut session, &mut link, &query("SELECT 1"));
+    // The bind by itself; BEGIN, the bind again, the Query.
+    assert_eq!(tags(&mut link.output), "BESPBEBEQS");
+    reply(&mut session, &mut link, |out| {
+        backend::put_error(out, &ErrorFields::error("57014", "canceling statement"));
+        backend::put_ready(out, TxStatus::Idle);
+        backend::put_parse_complete(out);
+        backend::put_bind_complete(out);
+        backend::put_command_complete(out, "BEGIN");
+        put_bound(out);
+        put_done(out, TxStatus::InTransaction);
+        backend::put_ready(out, TxStatus::InTransaction);
+    });
+    assert_eq!(tags(&mut session.output), "CZ");
+    // A rollback that the router does not see would lead to tenant 8 now.
+    feed(&mut session, &mut link, &query("SELECT 2"));
+    assert_eq!(tags(&mut link.output), "");
+    assert_eq!(tags(&mut session.output), "EZ");
+    feed(&mut session, &mut link, &query("ROLLBACK"));
+    assert!(tags(&mut link.output).contains('E'));
+}
+
 /// A transaction is open; a Query comes that the router runs statement by statement, and must have parsed before.
 fn session_in_check() -> (Session, Link) {
     let (mut session, mut link) = (session(None), link());
