@@ -405,3 +405,53 @@ async fn a_transaction_never_goes_on_for_another_tenant() {
         }
     }
 }
+
+/// What a client finds that starts with `search_path=app`.
+async fn found_by_app(setup: &Setup) -> Option<String> {
+    let login = setup
+        .login(&format!("shop.{}", setup.id(1)))
+        .parameter("options", "-c search_path=app");
+    let mut next = RawClient::login(setup.address, &login).await.unwrap();
+    value(&mut next, "SHOW search_path").await
+}
+
+#[tokio::test]
+async fn a_call_that_did_not_run_is_not_taken_for_one_that_did() {
+    let setup = one_connection().await;
+    let mut client = setup.raw_for(0).await;
+    for text in [
+        "SET search_path = evil",
+        "SELECT set_config('search_path', 'app', false) WHERE false",
+    ] {
+        assert_eq!(code(&mut client, text).await, "");
+    }
+    drop(client);
+    assert_eq!(found_by_app(&setup).await.as_deref(), Some("app"));
+
+    // A portal that has run does not run again.
+    let mut client = setup.raw_for(0).await;
+    assert_eq!(code(&mut client, "BEGIN").await, "");
+    client
+        .send(|out| {
+            let text = "SELECT set_config('search_path', 'app', false)";
+            frontend::put_parse(out, "", text, &[]);
+            frontend::put_bind(out, "again", "", &[], Format::Text);
+            frontend::put_execute(out, "again", 0);
+            frontend::put_parse(
+                out,
+                "",
+                "SELECT set_config('search_path', 'evil', false)",
+                &[],
+            );
+            frontend::put_bind(out, "", "", &[], Format::Text);
+            frontend::put_execute(out, "", 0);
+            frontend::put_execute(out, "again", 0);
+            frontend::put_sync(out);
+        })
+        .await
+        .unwrap();
+    assert_eq!(error_of(&client.until_ready().await.unwrap()), None);
+    assert_eq!(code(&mut client, "COMMIT").await, "");
+    drop(client);
+    assert_eq!(found_by_app(&setup).await.as_deref(), Some("app"));
+}
