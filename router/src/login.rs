@@ -45,18 +45,15 @@ pub(crate) struct LoggedIn {
     pub(crate) role_slot: Option<RoleSlot>,
 }
 
-/// What a client gets.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once per client and run at once"
-)]
+/// What a client gets. Boxed each, and run in a box of its own: an idle session takes the room that
+/// its kind needs.
 pub(crate) enum Serving {
     /// Its tenants' rows, wherever they live.
-    Fleet(Connection),
+    Fleet(Box<Connection>),
     /// One shard.
-    Shard(Direct),
+    Shard(Box<Direct>),
     /// The router itself.
-    Console(Console),
+    Console(Box<Console>),
 }
 
 impl Serving {
@@ -66,8 +63,8 @@ impl Serving {
                 Box::pin(console.run()).await;
                 Ended::Orderly
             }
-            Self::Fleet(connection) => connection.run().await,
-            Self::Shard(direct) => direct.run().await,
+            Self::Fleet(connection) => Box::pin(connection.run()).await,
+            Self::Shard(direct) => Box::pin(direct.run()).await,
         }
     }
 }
@@ -214,7 +211,7 @@ impl Login {
             called: Called::new(listed.record()),
         };
         Ok(LoggedIn {
-            serving: Serving::Shard(direct),
+            serving: Serving::Shard(Box::new(direct)),
             registration,
             listed,
             role_slot: self.role_slot,
@@ -248,7 +245,7 @@ impl Login {
             meter: Meter::new(listed.record(), claim.settings.hash()),
         };
         Ok(LoggedIn {
-            serving: Serving::Console(console),
+            serving: Serving::Console(Box::new(console)),
             registration,
             listed,
             role_slot: self.role_slot,
@@ -325,7 +322,7 @@ impl Login {
             reported,
         );
         Ok(LoggedIn {
-            serving: Serving::Fleet(Connection {
+            serving: Serving::Fleet(Box::new(Connection {
                 router,
                 stream: self.stream,
                 input: self.input,
@@ -333,7 +330,7 @@ impl Login {
                 slot: Arc::clone(&registration.slot),
                 meter: Meter::new(listed.record(), settings_hash),
                 called: Called::new(listed.record()),
-            }),
+            })),
             registration,
             listed,
             role_slot: self.role_slot,

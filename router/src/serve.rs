@@ -462,7 +462,7 @@ async fn client(
     router.metrics.login_took(began.elapsed());
     router.metrics.logged_in();
     let counted = Arc::clone(&router);
-    let ended = Box::pin(logged_in.serving.run()).await;
+    let ended = logged_in.serving.run().await;
     tracing::debug!(?ended, "session ended");
     counted.metrics.session_ended();
     drop(logged_in.listed);

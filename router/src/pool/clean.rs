@@ -37,7 +37,7 @@ pub(crate) async fn clean(mut lease: Lease, left: LeftBehind) {
     }
     let script = script(server, left.cancelled);
     if !script.is_empty() {
-        match timeout(CLEANING_TIME, run(server, &script)).await {
+        match Box::pin(timeout(CLEANING_TIME, run(server, &script))).await {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => {
                 tracing::debug!(reason, "server connection could not be cleaned");

@@ -81,7 +81,7 @@ struct Io {
 
 impl Connection {
     /// Runs the session to its end.
-    pub(crate) async fn run(mut self) -> Ended {
+    pub(crate) async fn run(mut self: Box<Self>) -> Ended {
         let router = Arc::clone(&self.router);
         let mut signals = signals(&router);
         let mut called = self.called.clone();
@@ -117,7 +117,10 @@ impl Connection {
                     break Ended::Orderly;
                 }
                 Woken::Called(Call::Overtime(overtime)) => {
-                    if let Some(ended) = self.passed(overtime, lease.is_some()).await {
+                    // Boxed, like all that is rare: an idle session keeps room only for what each
+                    // statement needs.
+                    let passed = Box::pin(self.passed(overtime, lease.is_some()));
+                    if let Some(ended) = passed.await {
                         break ended;
                     }
                 }
@@ -134,7 +137,7 @@ impl Connection {
                 }
             }
         };
-        self.finish(lease, ended).await;
+        Box::pin(self.finish(lease, ended)).await;
         ended
     }
 
@@ -327,15 +330,15 @@ impl Connection {
     ) -> Result<Lease, Unavailable> {
         match withheld {
             Some(refusal) => Err((*refusal).into()),
-            None => self.acquire(tenant).await,
+            None => match self.router.idle_connection(&self.session, tenant)? {
+                Some(lease) => Ok(self.attach(lease, tenant)),
+                None => Box::pin(self.acquire(tenant)).await,
+            },
         }
     }
 
-    /// A server connection for the tenant's shard.
+    /// Waits for a server connection for the tenant's shard.
     async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
-        if let Some(lease) = self.router.idle_connection(&self.session, tenant)? {
-            return Ok(self.attach(lease, tenant));
-        }
         // What the session has answered already must not wait for the connection, nor the connection for a client
         // that does not read.
         let mut output = std::mem::take(&mut self.session.output);
@@ -431,7 +434,7 @@ impl Connection {
 
     /// The one way out: what is owed to the client is written, the server connection cleaned or
     /// closed.
-    async fn finish(mut self, lease: Option<Lease>, ended: Ended) {
+    async fn finish(&mut self, lease: Option<Lease>, ended: Ended) {
         if ended == Ended::Orderly {
             let output = self.session.output.split();
             let farewell = async {
@@ -662,5 +665,26 @@ mod tests {
         assert!(!ends_with_terminate(b"S\0\0\0\x04"));
         assert!(!ends_with_terminate(b"Q\0\0\0\x20X\0\0\0\x04"));
         assert!(!ends_with_terminate(b"Q\0\0\0\x09X\0\0\0\x04"));
+    }
+}
+
+#[cfg(test)]
+mod sizes {
+    use super::Connection;
+
+    fn future_size<F: Future>(_: impl FnOnce(Box<Connection>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There are thousands of idle sessions for each that works.
+    #[test]
+    fn an_idle_session_takes_little_room() {
+        assert!(
+            size_of::<Connection>() <= 2048,
+            "{}",
+            size_of::<Connection>()
+        );
+        let running = future_size(|connection| connection.run());
+        assert!(running <= 512, "{running}");
     }
 }
