@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tenantry_schema::catalog::CatalogError;
 use tenantry_schema::follow::{FollowConfig, FollowStatus, Follower};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,9 @@ use crate::activity::LoginGuard;
 use crate::config::{Change, Config, ConfigError};
 use crate::console::Shutdown;
 use crate::fleet::FleetWatch;
-use crate::handover::{self, Estate, HandoverError, Inherited, Predecessor};
+use crate::handover::Estate;
 use crate::http::Http;
+use crate::listeners::{ListenError, Sockets, local, take_the_place};
 use crate::login::{LoginEnd, login};
 use crate::overtime;
 use crate::registration::{heartbeat, number};
@@ -32,8 +33,6 @@ use crate::tls::TlsError;
 const CLEANUP_TIME: Duration = Duration::from_secs(3);
 /// How often idle connections are looked through and the secrets file is checked for a rotation.
 const MAINTENANCE_PERIOD: Duration = Duration::from_secs(1);
-/// Before a router that does not answer is asked again for its sockets.
-const HANDOVER_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether the last login has ended.
 const LOGIN_LOOK: Duration = Duration::from_millis(5);
 /// After a failed accept (out of file descriptors), before the next.
@@ -45,15 +44,9 @@ pub enum RouterError {
     /// The configuration cannot be used; every reason.
     #[error("unusable router configuration: {}", join(.0))]
     Config(Vec<ConfigError>),
-    /// A listening address cannot be had.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// There is nothing to listen at.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Files for TLS cannot be used.
     #[error("TLS cannot be used as configured")]
     Tls(#[source] TlsError),
@@ -63,9 +56,6 @@ pub enum RouterError {
     /// The catalog's URI is malformed.
     #[error("unusable catalog URI")]
     Catalog(#[source] CatalogError),
-    /// A running router is there and does not hand its sockets over.
-    #[error("cannot take over from the running router")]
-    Handover(#[source] HandoverError),
 }
 
 fn join(problems: &[ConfigError]) -> String {
@@ -175,44 +165,6 @@ pub async fn start_from(
         tasks,
         background,
     })
-}
-
-/// The listening sockets, and what else comes with those of a running router.
-struct Sockets {
-    pg: Arc<TcpListener>,
-    http: Arc<TcpListener>,
-    /// Number, last session, and the way back.
-    inherited: Option<(u16, u32, UnixStream)>,
-}
-
-impl Sockets {
-    /// A running router's, or else new ones.
-    async fn open(config: &Config) -> Result<Self, RouterError> {
-        let inherited = match &config.handover_socket {
-            Some(path) => handover::inherit(path)
-                .await
-                .map_err(RouterError::Handover)?,
-            None => None,
-        };
-        Ok(match inherited {
-            Some(Inherited {
-                pg,
-                http,
-                number,
-                last_session,
-                predecessor,
-            }) => Self {
-                pg: Arc::new(pg),
-                http: Arc::new(http),
-                inherited: Some((number, last_session, predecessor)),
-            },
-            None => Self {
-                pg: Arc::new(listen(config.listen).await?),
-                http: Arc::new(listen(config.http_listen).await?),
-                inherited: None,
-            },
-        })
-    }
 }
 
 fn follow(
@@ -335,18 +287,6 @@ impl Running {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RouterError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| RouterError::Listen { address, source })
-}
-
-fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, RouterError> {
-    listener
-        .local_addr()
-        .map_err(|source| RouterError::Listen { address, source })
-}
-
 /// Accepts clients, once a router that took over knows the fleet, and hands over in its turn.
 async fn serve(
     router: Arc<Router>,
@@ -379,31 +319,6 @@ async fn serve(
         }
     };
     tokio::join!(accept(router, sockets.pg, threads, sessions), http, estate);
-}
-
-/// Ends the rule of the running router, as soon as this one knows the fleet. If that takes so long
-/// that it is not waited for any more, it is asked again; if it has ended meanwhile, the sockets are
-/// this router's alone.
-async fn take_the_place(router: &Router, mut predecessor: UnixStream) {
-    router.fleet.known().await;
-    loop {
-        match Predecessor::retire(predecessor).await {
-            Ok(predecessor) => return router.succeed(predecessor),
-            Err(error) => {
-                tracing::warn!(%error, "the running router does not retire: asking again")
-            }
-        }
-        let path = router.config().handover_socket.clone();
-        let Some(path) = path else { return };
-        predecessor = loop {
-            match handover::inherit(&path).await {
-                Ok(Some(again)) => break again.predecessor,
-                Ok(None) => return,
-                Err(error) => tracing::warn!(%error, "cannot ask the running router"),
-            }
-            tokio::time::sleep(HANDOVER_PAUSE).await;
-        };
-    }
 }
 
 async fn accept(

@@ -4,32 +4,32 @@
 //! Reading and writing of both sockets share one poll, so that a client that sends a long pipeline
 //! without reading cannot deadlock with a server that does the same.
 
+mod shown;
+mod sockets;
+mod waiting;
+
 use std::future::poll_fn;
-use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tenantry_schema::tenant::TenantId;
-use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
-use tenantry_wire::tag::frontend as tag;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::sockets::Io;
+use self::waiting::Unavailable;
 use super::overtime::Abandoned;
 use super::{Next, Session};
 use crate::activity::{Call, Called, ClientState, Meter};
-use crate::buffers::{self, READ_SIZE};
+use crate::buffers;
 use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
 use crate::overtime::Overtime;
 use crate::pool::{Lease, LeftBehind, clean};
 use crate::router::Router;
-use crate::server::Server;
 use crate::stream::Stream;
 
 /// Beyond this many unread bytes for one side, the other side is not read.
@@ -67,16 +67,6 @@ enum Woken {
     Called(Call),
     /// The fleet has changed.
     Fleet,
-}
-
-/// Outcome of one poll of both sockets.
-#[derive(Debug, Default)]
-struct Io {
-    /// The client will send nothing more.
-    client_closed: bool,
-    /// The client will read nothing more.
-    client_deaf: bool,
-    server_closed: bool,
 }
 
 impl Connection {
@@ -256,131 +246,6 @@ impl Connection {
         }
     }
 
-    /// Shows what the session does while it waits for bytes.
-    fn note_rest(&mut self, lease: &mut Option<Lease>) {
-        let state = self.session.activity();
-        if state == ClientState::Idle && lease.is_some() {
-            // Pinned to its connection: what it did is counted at the end of each transaction.
-            let counts = self.session.take_counts();
-            if counts.transactions > 0 {
-                self.meter.rests(state);
-                self.meter.hand_over(counts, &self.router.activity.tenants);
-            }
-        }
-        self.meter.rests(state);
-        self.log_slow(lease.as_ref());
-        let settings = self.session.settings();
-        let name = || settings.application_name();
-        self.meter
-            .shows(self.session.tenant(), settings.hash(), name);
-    }
-
-    fn note_release(&mut self, lease: &mut Lease) {
-        let prepared = lease
-            .server()
-            .map_or(0, |server| server.link.state.prepared.len());
-        let counts = self.session.take_counts();
-        self.meter
-            .released(counts, prepared, &self.router.activity.tenants);
-        self.log_slow(Some(lease));
-    }
-
-    /// The tenant as logs show it.
-    fn tenant_text(&self) -> Option<String> {
-        let key = self.session.fleet().settings.tenant_key;
-        self.session.tenant().map(|id| id.display(key).to_string())
-    }
-
-    /// Logs the request that has just ended if it took long; never with its values.
-    fn log_slow(&mut self, lease: Option<&Lease>) {
-        let Some(us) = self.meter.take_request_us() else {
-            return;
-        };
-        let Some(observed) = self.session.take_observed() else {
-            return;
-        };
-        let config = self.router.config();
-        let limit = config.log_min_duration_statement;
-        let took = Duration::from_micros(us);
-        if limit.is_zero() || took < limit {
-            return;
-        }
-        let tenant = self.tenant_text();
-        let shard = lease.and_then(Lease::pool).map(|pool| pool.shard_name());
-        let identity = self.session.identity();
-        let record = self.meter.record();
-        let trace = observed.trace.as_ref().or(record.origin().trace.as_ref());
-        tracing::info!(
-            duration_ms = us as f64 / 1e3,
-            tenant,
-            shard,
-            session = identity.session,
-            role = %identity.role.name,
-            trace_id = trace,
-            fingerprint = format_args!("{:016x}", observed.fingerprint),
-            statement = config.log_statement_text.then_some(observed.statement.as_str()),
-            "slow statement"
-        );
-    }
-
-    async fn acquire_unless(
-        &mut self,
-        withheld: Option<Box<Refusal>>,
-        tenant: Option<TenantId>,
-    ) -> Result<Lease, Unavailable> {
-        match withheld {
-            Some(refusal) => Err((*refusal).into()),
-            None => match self.router.idle_connection(&self.session, tenant)? {
-                Some(lease) => Ok(self.attach(lease, tenant)),
-                None => Box::pin(self.acquire(tenant)).await,
-            },
-        }
-    }
-
-    /// Waits for a server connection for the tenant's shard.
-    async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
-        // What the session has answered already must not wait for the connection, nor the connection for a client
-        // that does not read.
-        let mut output = std::mem::take(&mut self.session.output);
-        let owed = output.len();
-        let router = Arc::clone(&self.router);
-        let slot = Arc::clone(&self.slot);
-        let queued = slot.queue();
-        self.meter.waits();
-        let mut called = self.called.clone();
-        let lease = tokio::select! {
-            biased;
-            () = poll_fn(|cx| called.poll_killed(cx)) => Err(Unavailable::Killed),
-            lease = router.connection(&self.session, tenant) => lease.map_err(Unavailable::from),
-            () = queued.cancelled() => Err(Refusal::Canceled.into()),
-            () = client_gone(&mut self.stream, &mut self.input, &mut output) => {
-                Err(Unavailable::ClientGone)
-            }
-        };
-        drop(queued);
-        self.meter.sent(owed - output.len());
-        self.session.output = output;
-        Ok(self.attach(lease?, tenant))
-    }
-
-    fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
-        let shard = lease.pool().map(|pool| pool.shard_id());
-        if tenant.is_none() {
-            self.session.set_home(shard);
-        }
-        self.session.set_held(shard);
-        let session_pooled = self.session.is_session_pooled();
-        if let Some(server) = lease.server() {
-            // What a session leaves behind that has a connection to itself is not followed.
-            server.link.state.dirty |= session_pooled;
-            self.slot.attach(&server.link.state.key);
-            self.meter.leased(server.listed.record(), tenant);
-            let limit = self.router.config().log_min_duration_statement;
-            self.session.observe(!limit.is_zero());
-        }
-        lease
-    }
-
     /// Passes what the server sent to the session. False ends the session.
     fn take_replies(&mut self, lease: &mut Option<Lease>) -> bool {
         let Some(server) = lease.as_mut().and_then(Lease::server) else {
@@ -426,12 +291,6 @@ impl Connection {
         self.session.server_lost(&shard)
     }
 
-    /// A client that closed its side may have said goodbye behind work that is still running.
-    fn may_still_end_orderly(&self) -> bool {
-        let rest = self.input.get(self.session.passing_in..);
-        rest.is_some_and(ends_with_terminate)
-    }
-
     /// The one way out: what is owed to the client is written, the server connection cleaned or
     /// closed.
     async fn finish(&mut self, lease: Option<Lease>, ended: Ended) {
@@ -467,72 +326,6 @@ impl Connection {
         )
         .await;
     }
-
-    /// Moves bytes on both sockets as far as they go. Ready when there is something to look at.
-    fn poll_sockets(&mut self, lease: Option<&mut Lease>, cx: &mut Context<'_>) -> Poll<Io> {
-        let mut io = Io::default();
-        let mut progress = false;
-        let was_high = self.session.output.len() > HIGH_WATER;
-        let owed = self.session.output.len();
-        let written = poll_write(&mut self.stream, &mut self.session.output, cx);
-        if self.session.lends_buffers() {
-            buffers::take_back(&mut self.session.output);
-        }
-        self.meter.sent(owed - self.session.output.len());
-        match written {
-            Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
-            Err(_) => io.client_deaf = true,
-        }
-        let mut server_full = false;
-        if let Some(server) = lease.and_then(Lease::server) {
-            progress |= self.poll_server(server, &mut io, cx);
-            server_full = server.link.output.len() > HIGH_WATER;
-        }
-        // A message larger than the bound is read to its end, and no further.
-        let bound = HIGH_WATER.max(self.session.wanted(&self.input));
-        if !server_full && self.input.len() < bound {
-            match self.stream.poll_fill(&mut self.input, READ_SIZE, cx) {
-                Poll::Ready(Ok(0) | Err(_)) => {
-                    if !self.may_still_end_orderly() {
-                        io.client_closed = true;
-                    }
-                }
-                Poll::Ready(Ok(read)) => {
-                    self.meter.received(read);
-                    progress = true;
-                }
-                Poll::Pending => {}
-            }
-        }
-        if progress || io.client_closed || io.client_deaf || io.server_closed {
-            Poll::Ready(io)
-        } else {
-            Poll::Pending
-        }
-    }
-
-    fn poll_server(&mut self, server: &mut Server, io: &mut Io, cx: &mut Context<'_>) -> bool {
-        let mut progress = false;
-        let had_output = !server.link.output.is_empty();
-        match poll_write(&mut server.stream, &mut server.link.output, cx) {
-            Ok(()) => {
-                progress |=
-                    had_output && server.link.output.is_empty() && self.session.is_releasable()
-            }
-            Err(_) => io.server_closed = true,
-        }
-        if self.session.output.len() <= HIGH_WATER {
-            match server
-                .stream
-                .poll_fill(&mut server.link.input, READ_SIZE, cx)
-            {
-                Poll::Ready(Ok(0) | Err(_)) => io.server_closed = true,
-                Poll::Ready(Ok(_)) => progress = true,
-                Poll::Pending => {}
-            }
-        }
-        progress
-    }
 }
 
 /// What the router tells all its sessions. Each is only polled when it has something to say: its own poll takes a
@@ -559,113 +352,6 @@ fn fleet_changed(router: &Router) -> BoxFuture<'static, Woken> {
         Woken::Fleet
     }
     .boxed()
-}
-
-/// Why a session gets no connection.
-#[derive(Debug)]
-pub(crate) enum Unavailable {
-    Refused(Refusal),
-    ClientGone,
-    /// An operator ended the session.
-    Killed,
-}
-
-impl From<Refusal> for Unavailable {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-fn poll_write(stream: &mut Stream, output: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
-    stream.poll_drain(output, cx)?;
-    if output.is_empty() && output.capacity() > HIGH_WATER {
-        *output = BytesMut::new();
-    }
-    Ok(())
-}
-
-/// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound, and writes what it
-/// is owed as far as it reads.
-async fn client_gone(stream: &mut Stream, input: &mut BytesMut, output: &mut BytesMut) {
-    let mut said_goodbye = false;
-    poll_fn(|cx| {
-        if poll_write(stream, output, cx).is_err() {
-            return Poll::Ready(());
-        }
-        while !said_goodbye && input.len() < HIGH_WATER {
-            match stream.poll_fill(input, READ_SIZE, cx) {
-                Poll::Ready(Ok(0) | Err(_)) if ends_with_terminate(input) => said_goodbye = true,
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// Whether these are whole messages and the last is Terminate. Bytes that only look like one, at
-/// the end of half a message, are no goodbye: nobody will send the other half.
-fn ends_with_terminate(mut input: &[u8]) -> bool {
-    while let Ok(Some(head)) = frame::peek(input, LARGE_MESSAGE_LIMIT) {
-        match input.get(head.total..) {
-            Some([]) => return head.tag == tag::TERMINATE,
-            Some(rest) => input = rest,
-            None => return false,
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::future::{Future as _, poll_fn};
-    use std::pin::pin;
-    use std::task::Poll;
-
-    use bytes::BytesMut;
-    use tokio::io::AsyncReadExt as _;
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::{client_gone, ends_with_terminate};
-    use crate::stream::Stream;
-
-    /// While a session waits for a connection, its client may read late, or never.
-    #[tokio::test]
-    async fn what_is_owed_is_written_while_a_session_waits() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connecting = TcpStream::connect(listener.local_addr().unwrap());
-        let (accepted, client) = tokio::join!(listener.accept(), connecting);
-        let mut stream = Stream::Plain(accepted.unwrap().0);
-        let mut client = client.unwrap();
-        // More than two sockets hold.
-        let length = 64 << 20;
-        let (mut input, mut output) = (BytesMut::new(), BytesMut::zeroed(length));
-        let mut gone = pin!(client_gone(&mut stream, &mut input, &mut output));
-        assert!(poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await);
-        let read_all = async {
-            let mut read = vec![0; length];
-            client.read_exact(&mut read).await.unwrap();
-        };
-        tokio::select! {
-            () = &mut gone => unreachable!("the client is there"),
-            () = read_all => {}
-        }
-        drop(client);
-        gone.await;
-    }
-
-    #[test]
-    fn only_a_whole_message_is_a_goodbye() {
-        assert!(ends_with_terminate(b"X\0\0\0\x04"));
-        assert!(ends_with_terminate(b"S\0\0\0\x04X\0\0\0\x04"));
-        assert!(!ends_with_terminate(b""));
-        assert!(!ends_with_terminate(b"S\0\0\0\x04"));
-        assert!(!ends_with_terminate(b"Q\0\0\0\x20X\0\0\0\x04"));
-        assert!(!ends_with_terminate(b"Q\0\0\0\x09X\0\0\0\x04"));
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,86 @@
+//! How a session gets its server connection: an idle one at once, or else by waiting for one.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use tenantry_schema::tenant::TenantId;
+
+use super::Connection;
+use super::sockets::client_gone;
+use crate::error::Refusal;
+use crate::pool::Lease;
+
+/// Why a session gets no connection.
+#[derive(Debug)]
+pub(crate) enum Unavailable {
+    Refused(Refusal),
+    ClientGone,
+    /// An operator ended the session.
+    Killed,
+}
+
+impl From<Refusal> for Unavailable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Connection {
+    pub(super) async fn acquire_unless(
+        &mut self,
+        withheld: Option<Box<Refusal>>,
+        tenant: Option<TenantId>,
+    ) -> Result<Lease, Unavailable> {
+        match withheld {
+            Some(refusal) => Err((*refusal).into()),
+            None => match self.router.idle_connection(&self.session, tenant)? {
+                Some(lease) => Ok(self.attach(lease, tenant)),
+                None => Box::pin(self.acquire(tenant)).await,
+            },
+        }
+    }
+
+    /// Waits for a server connection for the tenant's shard.
+    async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
+        // What the session has answered already must not wait for the connection, nor the connection for a client
+        // that does not read.
+        let mut output = std::mem::take(&mut self.session.output);
+        let owed = output.len();
+        let router = Arc::clone(&self.router);
+        let slot = Arc::clone(&self.slot);
+        let queued = slot.queue();
+        self.meter.waits();
+        let mut called = self.called.clone();
+        let lease = tokio::select! {
+            biased;
+            () = poll_fn(|cx| called.poll_killed(cx)) => Err(Unavailable::Killed),
+            lease = router.connection(&self.session, tenant) => lease.map_err(Unavailable::from),
+            () = queued.cancelled() => Err(Refusal::Canceled.into()),
+            () = client_gone(&mut self.stream, &mut self.input, &mut output) => {
+                Err(Unavailable::ClientGone)
+            }
+        };
+        drop(queued);
+        self.meter.sent(owed - output.len());
+        self.session.output = output;
+        Ok(self.attach(lease?, tenant))
+    }
+
+    fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
+        let shard = lease.pool().map(|pool| pool.shard_id());
+        if tenant.is_none() {
+            self.session.set_home(shard);
+        }
+        self.session.set_held(shard);
+        let session_pooled = self.session.is_session_pooled();
+        if let Some(server) = lease.server() {
+            // What a session leaves behind that has a connection to itself is not followed.
+            server.link.state.dirty |= session_pooled;
+            self.slot.attach(&server.link.state.key);
+            self.meter.leased(server.listed.record(), tenant);
+            let limit = self.router.config().log_min_duration_statement;
+            self.session.observe(!limit.is_zero());
+        }
+        lease
+    }
+}
