@@ -1,7 +1,7 @@
 //! What a router is told: addresses, files, pool sizes and time limits.
 //!
 //! Plain data with defaults; reading files and the environment is the command line's work. Which
-//! settings a reload changes and which need a restart stands in [`settings`].
+//! settings a reload changes and which need a restart stands in `config/settings.rs`.
 
 mod settings;
 

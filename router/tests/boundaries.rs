@@ -133,29 +133,40 @@ async fn what_follows_a_commit_in_its_query_is_not_its_transactions_tenants() {
     setup.nothing_leaked(0).await;
 }
 
-/// SET LOCAL ends at COMMIT AND CHAIN, although a transaction goes on.
+/// SET LOCAL ends at COMMIT AND CHAIN, although a transaction goes on: it would be another tenant's, which no transaction
+/// changes within. Nothing of it is kept, and without a change of tenant it chains.
 #[tokio::test]
 async fn a_chained_transaction_is_not_its_predecessors_tenants() {
     let setup = setup_with(Fleet::builder().shards(1).tenants(2), |_| ()).await;
     setup.seed().await;
     let mut session = setup.raw_for(1).await;
-    let own = |index: usize| vec![Some(format!("tenant-{}", setup.id(index)))];
+    let own = |index: usize| vec![vec![Some(format!("tenant-{}", setup.id(index)))]];
+    let select = "SELECT kind FROM events";
     for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
-        let local = format!("SET LOCAL tenantry.tenant = '{}'", setup.id(0));
-        let mut rows = Vec::new();
-        for text in [
-            "BEGIN",
-            &local,
-            "SELECT kind FROM events",
-            end,
-            "SELECT kind FROM events",
-            "COMMIT",
-        ] {
-            let messages = session.query(text).await.unwrap();
-            assert_eq!(error_of(&messages), None, "{text}");
-            rows.extend(rows_of(&messages));
+        for (index, refused) in [(0, Some("25001")), (1, None)] {
+            let local = format!("SET LOCAL tenantry.tenant = '{}'", setup.id(index));
+            for text in ["BEGIN", &local] {
+                assert_eq!(error_of(&session.query(text).await.unwrap()), None);
+            }
+            assert_eq!(rows_of(&session.query(select).await.unwrap()), own(index));
+            let error = error_of(&session.query(end).await.unwrap());
+            assert_eq!(
+                error.as_ref().map(|error| error.code.as_str()),
+                refused,
+                "{end}"
+            );
+            let rows = rows_of(&session.query(select).await.unwrap());
+            assert_eq!(
+                rows,
+                if refused.is_some() {
+                    Vec::new()
+                } else {
+                    own(1)
+                }
+            );
+            assert_eq!(error_of(&session.query("ROLLBACK").await.unwrap()), None);
+            assert_eq!(rows_of(&session.query(select).await.unwrap()), own(1));
         }
-        assert_eq!(rows, [own(0), own(1)], "{end}");
     }
 }
 

@@ -143,3 +143,55 @@ async fn execute_works_in_both_protocols() {
     assert_eq!(first(&client.until_ready().await.unwrap()), "42");
     assert_eq!(ask(&mut client, "EXECUTE sum (1)").await, "2");
 }
+
+/// A Query that the router refuses in the middle of a batch takes the batch with it, on the server too: nothing of it is
+/// left open on the connection that the next session gets.
+#[tokio::test]
+async fn a_query_refused_in_a_batch_takes_the_batch_with_it() {
+    let setup = common::setup_with(
+        tenantry_testkit::Fleet::builder().shards(1).tenants(2),
+        |config| {
+            config.pool_size = 1;
+        },
+    )
+    .await;
+    let mut client = setup.raw_for(0).await;
+    for refused in [
+        "EXECUTE nothing",
+        "SELECT 1; EXECUTE nothing",
+        "DEALLOCATE nothing",
+    ] {
+        client
+            .send(|out| {
+                let insert = "INSERT INTO events (kind, subject) VALUES ('half', 'batch')";
+                frontend::put_parse(out, "", insert, &[]);
+                frontend::put_bind(out, "", "", &[], Format::Text);
+                frontend::put_execute(out, "", 0);
+                frontend::put_query(out, refused);
+                frontend::put_sync(out);
+            })
+            .await
+            .unwrap();
+        let answer = client.until_ready().await.unwrap();
+        assert_eq!(error_of(&answer).unwrap().code, "26000", "{refused}");
+        client.until_ready().await.unwrap();
+        let mut other = setup.raw_for(1).await;
+        assert_eq!(ask(&mut other, "SELECT count(*) FROM events").await, "0");
+        assert_eq!(
+            ask(&mut other, "SHOW application_name").await,
+            "tenantry-router"
+        );
+        assert_eq!(
+            ask(&mut client, "SELECT count(*) FROM events").await,
+            "0",
+            "{refused}"
+        );
+        let admin = setup.fleet.shard(0).admin().await.unwrap();
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tenantry_app' AND xact_start IS NOT NULL";
+        assert_eq!(
+            admin.query_one(open, &[]).await.unwrap().get::<_, i64>(0),
+            0,
+            "{refused}"
+        );
+    }
+}

@@ -230,4 +230,23 @@ async fn the_reset_of_a_drivers_pool_is_allowed() {
     let messages = client.query(reset).await.unwrap();
     assert_eq!(error_of(&messages), None);
     assert_eq!(tags_of(&messages), "TDCCCCZ");
+
+    // It takes the tenant and the settings of the session away, whatever ran for them before.
+    let set = format!(
+        "SET tenantry.tenant = '{}'; SET timezone = 'Asia/Tokyo'",
+        setup.id(0)
+    );
+    assert_eq!(error_of(&client.query(&set).await.unwrap()), None);
+    assert_eq!(
+        error_of(&client.query("SELECT count(*) FROM events").await.unwrap()),
+        None
+    );
+    let messages = client.query(reset).await.unwrap();
+    assert_eq!(error_of(&messages), None);
+    let rows = rows_of(&client.query("SHOW tenantry.tenant").await.unwrap());
+    assert_eq!(rows, [[Some(String::new())]]);
+    let rows = rows_of(&client.query("SHOW timezone").await.unwrap());
+    assert_ne!(rows, [[Some("Asia/Tokyo".to_owned())]]);
+    let unbound = error_of(&client.query("SELECT count(*) FROM events").await.unwrap()).unwrap();
+    assert_eq!(unbound.code, "42704");
 }

@@ -177,10 +177,10 @@ impl Session {
         self.ready();
     }
 
-    /// ReadyForQuery: the server's, if it has run anything.
+    /// ReadyForQuery: the server's, if it has run anything, be it of the batch that the Query is in.
     fn finish_script(&mut self, server: Option<&mut Link>) {
         match server {
-            Some(server) if self.sync_owed => self.send_owed_sync(server),
+            Some(server) if self.sync_owed || self.batch.forwarded => self.send_owed_sync(server),
             _ => {
                 self.sync_owed = false;
                 self.ready();

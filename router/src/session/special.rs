@@ -489,7 +489,21 @@ impl Session {
 
     /// RESET ALL: every value of the session and of the transaction goes, so the server resets all and is given the
     /// startup packet's values again.
-    fn restore_all(&mut self, mode: &Mode, server: Option<&mut Link>) -> Result<Handled, Refusal> {
+    fn restore_all(
+        &mut self,
+        mode: &Mode,
+        mut server: Option<&mut Link>,
+    ) -> Result<Handled, Refusal> {
+        // The reset of a driver's pool is one Query that ends so: what ran before in it was the
+        // tenant's that the session leaves now.
+        let leaves = self.state.startup_tenant() != self.state.tenant();
+        if leaves
+            && matches!(mode, Mode::Simple { .. })
+            && matches!(self.tx, Tx::Idle)
+            && !self.come_to_rest(server.as_deref_mut())
+        {
+            return Ok(Handled::Later);
+        }
         self.check_switch(self.state.startup_tenant())?;
         let inside = !matches!(self.tx, Tx::Idle) || self.batch.forwarded || self.sync_owed;
         if !inside && !self.changes_reports() {
