@@ -83,7 +83,7 @@ pub(crate) enum Refusal {
     TooManyRoleConnections {
         role: String,
         limit: u32,
-        observed: u32,
+        observed: usize,
     },
     #[error("too many connections are logging in at once")]
     TooManyLogins { limit: usize },

@@ -23,8 +23,8 @@ use crate::console::Console;
 use crate::direct::{self, Direct, OpenError};
 use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
+use crate::places::Place;
 use crate::reported::ReportedError;
-use crate::role_slots::RoleSlot;
 use crate::router::{Reported, Router};
 use crate::session::driver::{Connection, Ended};
 use crate::session::{Identity, Session};
@@ -42,7 +42,7 @@ pub(crate) struct LoggedIn {
     /// Keeps the session among those that operators see.
     pub(crate) listed: ClientGuard,
     /// Keeps its place among the sessions of its role.
-    pub(crate) role_slot: Option<RoleSlot>,
+    pub(crate) role_place: Option<Place<String>>,
 }
 
 /// What a client gets. Boxed each, and run in a box of its own: an idle session takes the room that
@@ -107,7 +107,7 @@ struct Login {
     input: BytesMut,
     output: BytesMut,
     /// There once the client is who it says.
-    role_slot: Option<RoleSlot>,
+    role_place: Option<Place<String>>,
 }
 
 /// Logs a client in. The caller bounds the time.
@@ -130,7 +130,7 @@ pub(crate) async fn login(
         secured: None,
         input: BytesMut::with_capacity(1024),
         output: BytesMut::new(),
-        role_slot: None,
+        role_place: None,
     };
     let (mut login, accepted) = login.handshake().await?;
     let fleet = login.router.fleet.current();
@@ -165,8 +165,8 @@ impl Login {
             Ok(granted) => granted,
             Err(refusal) => return Err(self.refuse(&refusal).await),
         };
-        match self.router.role_slots.take(&role) {
-            Ok(slot) => self.role_slot = Some(slot),
+        match self.router.place_of(&role) {
+            Ok(place) => self.role_place = Some(place),
             Err(refusal) => return Err(self.refuse(&refusal).await),
         }
         match &claim.destination {
@@ -214,7 +214,7 @@ impl Login {
             serving: Serving::Shard(Box::new(direct)),
             registration,
             listed,
-            role_slot: self.role_slot,
+            role_place: self.role_place,
         })
     }
 
@@ -248,7 +248,7 @@ impl Login {
             serving: Serving::Console(Box::new(console)),
             registration,
             listed,
-            role_slot: self.role_slot,
+            role_place: self.role_place,
         })
     }
 
@@ -333,7 +333,7 @@ impl Login {
             })),
             registration,
             listed,
-            role_slot: self.role_slot,
+            role_place: self.role_place,
         })
     }
 

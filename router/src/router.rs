@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tenantry_schema::causes::one_line;
-use tenantry_schema::fleet::Fleet;
+use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_schema::follow::FollowStatus;
 use tenantry_schema::secrets::SecretsFile;
 use tenantry_schema::shard::{Shard, ShardId, ShardState};
@@ -24,17 +24,16 @@ use crate::arrivals::{Arrival, Arrivals};
 use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
 use crate::console::Shutdown;
-use crate::direct::Operators;
 use crate::error::Refusal;
 use crate::fleet::FleetWatch;
 use crate::handover::Predecessor;
 use crate::identify::check_tenant;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Secret};
+use crate::places::{Place, Places};
 use crate::pool::{Gate, Lease, LeftBehind, PoolLimits, Pools, clean};
 use crate::reload::{self, ReadConfig, ReloadError};
 use crate::reported::{self, ReportedError};
-use crate::role_slots::RoleSlots;
 use crate::session::{Session, Settings, Shared};
 use crate::stop::Stop;
 use crate::tls::{self, ClientSide, ShardSide, TlsError};
@@ -52,7 +51,8 @@ pub(crate) struct Router {
     pub(crate) fleet: Arc<FleetWatch>,
     pub(crate) pools: Pools,
     pub(crate) cancels: Arc<Cancels>,
-    pub(crate) operators: Operators,
+    /// Operators' sessions on each shard.
+    pub(crate) operators: Places<ShardId>,
     pub(crate) metrics: Metrics,
     pub(crate) activity: Arc<Activity>,
     pub(crate) logins: Logins,
@@ -62,7 +62,8 @@ pub(crate) struct Router {
     /// Cancelled when the time for that is over: sessions end where they are.
     pub(crate) end: CancellationToken,
     pub(crate) peers: Peers,
-    pub(crate) role_slots: RoleSlots,
+    /// Sessions of each role.
+    pub(crate) role_sessions: Places<String>,
     /// Cancelled when a successor serves in this router's place.
     pub(crate) replaced: CancellationToken,
     /// It accepts clients, and is no successor in waiting.
@@ -127,7 +128,7 @@ impl Router {
                 Arc::clone(&shard_tls),
             ),
             cancels: Arc::new(Cancels::new(number)),
-            operators: Operators::default(),
+            operators: Places::default(),
             metrics: Metrics::new(&activity),
             activity,
             logins: Logins::default(),
@@ -144,7 +145,7 @@ impl Router {
             drain: CancellationToken::new(),
             end: CancellationToken::new(),
             peers: Peers::default(),
-            role_slots: RoleSlots::default(),
+            role_sessions: Places::default(),
             replaced: CancellationToken::new(),
             serves: AtomicBool::new(false),
             predecessor: OnceLock::new(),
@@ -178,6 +179,19 @@ impl Router {
         if let Some(secret) = secrets.mock_secret() {
             self.mock_secret.store(Arc::new(secret));
         }
+    }
+
+    /// A place among the sessions of a role.
+    pub(crate) fn place_of(&self, role: &Role) -> Result<Place<String>, Refusal> {
+        let limit = role.limits.max_connections.unwrap_or(u32::MAX);
+        let places = usize::try_from(limit).unwrap_or(usize::MAX);
+        self.role_sessions
+            .take(&role.name, places)
+            .map_err(|observed| Refusal::TooManyRoleConnections {
+                role: role.name.clone(),
+                limit,
+                observed,
+            })
     }
 
     /// Counts a connection that has to log in yet.

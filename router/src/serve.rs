@@ -381,7 +381,7 @@ async fn client(
     tracing::debug!(?ended, "session ended");
     counted.metrics.session_ended();
     drop(logged_in.listed);
-    drop(logged_in.role_slot);
+    drop(logged_in.role_place);
     drop(logged_in.registration);
 }
 

@@ -9,7 +9,6 @@
 mod outstanding;
 mod pipe;
 
-use std::collections::HashMap;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tenantry_schema::fleet::Fleet;
-use tenantry_schema::shard::{Shard, ShardId};
+use tenantry_schema::shard::ShardId;
 use tenantry_wire::backend::{self, ErrorFields, TxStatus};
 use tenantry_wire::frontend;
 use tenantry_wire::startup::StartupParams;
@@ -32,6 +31,7 @@ use crate::Severity;
 use crate::activity::Called;
 use crate::cancel::Registration;
 use crate::error::Refusal;
+use crate::places::Place;
 use crate::router::Router;
 use crate::server::{self, ConnectError, Unguarded};
 use crate::session::driver::Ended;
@@ -39,51 +39,6 @@ use crate::stream::Stream;
 
 /// Longest time to tell a client that the router stops.
 const FAREWELL_TIME: Duration = Duration::from_secs(2);
-
-/// How many operators' sessions each shard has from this router.
-#[derive(Debug, Default)]
-pub(crate) struct Operators {
-    open: Mutex<HashMap<ShardId, usize>>,
-}
-
-/// The right to one operator's session on a shard.
-#[derive(Debug)]
-struct Place {
-    router: Arc<Router>,
-    shard: ShardId,
-}
-
-impl Place {
-    fn take(router: &Arc<Router>, shard: &Shard) -> Result<Self, Refusal> {
-        let limit = router.config().operator_connections_max;
-        let mut open = router.operators.open.lock();
-        let count = open.entry(shard.id).or_default();
-        if *count >= limit {
-            return Err(Refusal::TooManyOperators {
-                shard: shard.name.to_string(),
-                limit,
-            });
-        }
-        *count += 1;
-        drop(open);
-        Ok(Self {
-            router: Arc::clone(router),
-            shard: shard.id,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.router.operators.open.lock();
-        if let Some(count) = open.get_mut(&self.shard) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.shard);
-            }
-        }
-    }
-}
 
 /// Why an operator gets no session.
 #[derive(Debug)]
@@ -103,7 +58,7 @@ impl From<Refusal> for OpenError {
 #[derive(Debug)]
 pub(crate) struct Opened {
     server: Unguarded,
-    place: Place,
+    place: Place<ShardId>,
     shard: String,
 }
 
@@ -137,7 +92,12 @@ pub(crate) async fn open(
         .ok_or_else(|| Refusal::UnknownShard {
             name: name.to_owned(),
         })?;
-    let place = Place::take(router, shard)?;
+    let limit = router.config().operator_connections_max;
+    let place = router.operators.take(&shard.id, limit);
+    let place = place.map_err(|_| Refusal::TooManyOperators {
+        shard: shard.name.to_string(),
+        limit,
+    })?;
     let login = router.pools.operator_login(shard)?;
     let own = |name: &str| matches!(name, "user" | "database" | "replication");
     let passed_on = params.parameters.iter().filter(|(name, _)| !own(name));
