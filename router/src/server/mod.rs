@@ -93,6 +93,13 @@ pub(crate) struct AtSavepoint {
 }
 
 impl ServerState {
+    /// Whether these settings are known to be in force.
+    pub(crate) fn has_applied(&self, settings: &Settings) -> bool {
+        self.applied
+            .as_ref()
+            .is_some_and(|applied| applied.hash() == settings.hash())
+    }
+
     /// A transaction ended; whether what it set is still in force depends on how.
     pub(crate) fn transaction_ended(&mut self, committed: bool) {
         if !committed {

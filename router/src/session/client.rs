@@ -262,8 +262,7 @@ impl Session {
         match server {
             Some(server) if forwarded => {
                 if self.batch.abort {
-                    frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
-                    self.expects.push(super::Expect::HiddenAbort);
+                    self.put_abort(server);
                 }
                 frontend::put_sync(&mut server.output);
                 self.expects.push(super::Expect::Sync);

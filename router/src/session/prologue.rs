@@ -107,10 +107,9 @@ impl Session {
         if matches!(self.tx, Tx::Failed) {
             return false;
         }
-        let applied = server.applied.as_ref().map(Settings::hash);
         matches!(self.tx, Tx::Deferred { .. })
             || server.copy_role
-            || applied != Some(self.state.settings().hash())
+            || !server.has_applied(self.state.settings())
             || server.bound != Bound::Known(self.state.tenant())
     }
 
@@ -142,10 +141,10 @@ impl Session {
     /// outside a block; before any query, after which the isolation level cannot change.
     fn begin_as_set(&mut self, server: &mut Link, named: TransactionModes) {
         let wanted = self.state.settings();
-        let applied = server.state.applied.as_ref();
-        if applied.is_some_and(|applied| applied.hash() == wanted.hash()) {
+        if server.state.has_applied(wanted) {
             return;
         }
+        let applied = server.state.applied.as_ref();
         let modes = [
             ("isolation", "read committed", named.isolation.is_some()),
             ("read_only", "off", named.read_only.is_some()),
@@ -213,11 +212,10 @@ impl Session {
 
     fn apply_settings(&mut self, server: &mut Link) {
         let wanted = self.state.settings().clone();
-        let applied = server.state.applied.as_ref();
-        if applied.is_some_and(|applied| applied.hash() == wanted.hash()) {
+        if server.state.has_applied(&wanted) {
             return;
         }
-        if applied.is_none() {
+        if server.state.applied.is_none() {
             server.state.bound = Bound::Unknown;
         }
         for text in wanted.statements_after(server.state.applied.as_ref()) {

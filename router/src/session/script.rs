@@ -197,8 +197,7 @@ impl Session {
     /// The Sync that ends the server's part of a simple Query run by extended protocol.
     pub(super) fn send_owed_sync(&mut self, server: &mut Link) {
         if self.batch.abort {
-            frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
-            self.expects.push(Expect::HiddenAbort);
+            self.put_abort(server);
             self.batch.abort = false;
         }
         frontend::put_sync(&mut server.output);

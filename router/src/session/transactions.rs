@@ -210,6 +210,19 @@ impl Session {
         }
     }
 
+    /// Makes the server's transaction fail; it skips what follows up to the next Sync.
+    pub(super) fn put_abort(&mut self, server: &mut Link) {
+        frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
+        self.expects.push(Expect::HiddenAbort);
+    }
+
+    /// The same with a Sync of its own, of which the client sees nothing.
+    fn put_hidden_abort(&mut self, server: &mut Link) {
+        self.put_abort(server);
+        frontend::put_sync(&mut server.output);
+        self.expects.push(Expect::HiddenSync);
+    }
+
     /// Makes the server's transaction fail too, so that from here on it answers what only it knows: whether a text is
     /// well-formed, which portals there are.
     pub(super) fn fail_on_server(&mut self, server: Option<&mut Link>) {
@@ -224,10 +237,7 @@ impl Session {
             && open
             && self.settled()
         {
-            frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
-            frontend::put_sync(&mut server.output);
-            self.expects.push(Expect::HiddenAbort);
-            self.expects.push(Expect::HiddenSync);
+            self.put_hidden_abort(server);
             self.batch.forwarded = false;
         }
     }
@@ -266,10 +276,7 @@ impl Session {
         let handled = match server {
             Some(server) => {
                 self.enter_failed(prologue, server);
-                frontend::put_execute(&mut server.output, super::ABORT_PORTAL, 0);
-                frontend::put_sync(&mut server.output);
-                self.expects.push(Expect::HiddenAbort);
-                self.expects.push(Expect::HiddenSync);
+                self.put_hidden_abort(server);
                 return Some(Handled::Later);
             }
             None if ends => None,
