@@ -303,16 +303,14 @@ async fn nobody_can_tell_an_unknown_tenant_from_a_wrong_password() {
             times.push(found.answered);
         }
     }
-    let medians: Vec<Duration> = times
-        .iter_mut()
-        .map(|times| {
-            times.sort_unstable();
-            times[times.len() / 2]
-        })
+    // The fastest of each: what the work itself takes, whatever else the machine does meanwhile.
+    let fastest: Vec<Duration> = times
+        .iter()
+        .map(|times| *times.iter().min().unwrap())
         .collect();
-    println!("medians of {users:?}: {medians:?}");
-    let (least, most) = (medians.iter().min().unwrap(), medians.iter().max().unwrap());
-    assert!(*most < *least * 3, "{medians:?}");
+    println!("fastest of {users:?}: {fastest:?}");
+    let (least, most) = (fastest.iter().min().unwrap(), fastest.iter().max().unwrap());
+    assert!(*most < *least * 3, "{fastest:?}");
     let count = setup
         .metric("login_failures_total", "AUTHENTICATION_FAILED")
         .await;
