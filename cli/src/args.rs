@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{Flag, Sources};
 use crate::demo::DemoCommand;
 use crate::init::InitArgs;
+use crate::kill_switch::KillSwitchCommand;
 use crate::output::Format;
+use crate::plan::PlanCommand;
 use crate::role::RoleCommand;
 use crate::shard::ShardCommand;
 use crate::tenant::TenantCommand;
@@ -75,6 +77,12 @@ pub(crate) enum Command {
     /// Create, find, suspend and resume tenants
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// Plans and the limits of their tenants
+    #[command(subcommand)]
+    Plan(PlanCommand),
+    /// Stop a tenant or the fleet from writing, or from working, in an emergency
+    #[command(subcommand)]
+    KillSwitch(KillSwitchCommand),
     /// List and add shards
     #[command(subcommand)]
     Shard(ShardCommand),

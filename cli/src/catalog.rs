@@ -40,7 +40,7 @@ pub(crate) async fn audit(
 }
 
 /// Who acts: the account this runs under, as it calls itself.
-fn actor() -> String {
+pub(crate) fn actor() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
     format!(
         "cli:{}",

@@ -9,7 +9,10 @@ mod demo;
 mod doctor;
 mod exit;
 mod init;
+mod kill_switch;
+mod limits;
 mod output;
+mod plan;
 mod role;
 mod roles;
 mod shard;
@@ -61,6 +64,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Demo(command) => demo::run(command, cli.global.log.as_deref(), printer).await,
         Command::Tenant(command) => tenant::run(command, &sources, printer).await,
         Command::Shard(command) => shard::run(command, &sources, printer).await,
+        Command::Plan(command) => plan::run(command, &sources, printer).await,
+        Command::KillSwitch(command) => kill_switch::run(command, &sources, printer).await,
         Command::Role(command) => role::run(command, &sources, printer).await,
         Command::Doctor => doctor::run(&sources, printer).await,
         Command::Config(command) => config_check::run(&command, &sources, printer),

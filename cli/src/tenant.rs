@@ -1,6 +1,7 @@
 //! `tenantry tenant`: the operator's view of tenants, through the catalog.
 
 mod args;
+mod limit;
 mod top;
 mod view;
 
@@ -45,6 +46,8 @@ pub(crate) async fn run(
         TenantCommand::Locate(args) => locate(&catalog, &args, printer).await?,
         TenantCommand::Suspend(args) => suspend(&catalog, &args, printer).await?,
         TenantCommand::Resume(args) => resume(&catalog, &args, printer).await?,
+        TenantCommand::Limit(command) => limit::run(&catalog, command, printer).await?,
+        TenantCommand::SetPlan(args) => limit::set_plan(&catalog, &args, printer).await?,
     }
     Ok(Exit::Ok)
 }

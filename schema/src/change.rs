@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::TenantRow;
 use crate::fleet::{FleetSettings, Role};
+use crate::limits::{KillSwitch, Limits};
 use crate::ring::RingMember;
 use crate::shard::{Shard, ShardId};
 use crate::tenant::TenantId;
@@ -35,6 +36,27 @@ pub enum ChangeBody {
         /// The tenant.
         id: TenantId,
     },
+    /// A tenant's overrides of its plan's limits; empty: it has none any more.
+    TenantLimits {
+        /// The tenant.
+        tenant: TenantId,
+        /// What they are now.
+        limits: Limits,
+    },
+    /// A plan was created or altered.
+    Plan {
+        /// Its name.
+        name: String,
+        /// Its limits.
+        limits: Limits,
+    },
+    /// A plan was removed.
+    PlanRemoved {
+        /// Its name.
+        name: String,
+    },
+    /// A kill switch was thrown or released.
+    KillSwitch(KillSwitch),
     /// A hostname was added, or leads to another tenant.
     Hostname {
         /// The canonical name.
@@ -97,11 +119,28 @@ pub struct PinnedTenants {
 }
 
 impl ChangeBody {
+    /// Whether a tenant's limits may be others after it: its plan is in its row.
+    pub(crate) fn may_change_limits(&self) -> bool {
+        matches!(
+            self,
+            Self::Tenant(_)
+                | Self::TenantRemoved { .. }
+                | Self::TenantLimits { .. }
+                | Self::Plan { .. }
+                | Self::PlanRemoved { .. }
+                | Self::KillSwitch(_)
+        )
+    }
+
     /// The tag under which the change is stored.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
             Self::TenantRemoved { .. } => "tenant_removed",
+            Self::TenantLimits { .. } => "tenant_limits",
+            Self::Plan { .. } => "plan",
+            Self::PlanRemoved { .. } => "plan_removed",
+            Self::KillSwitch(_) => "kill_switch",
             Self::Hostname { .. } => "hostname",
             Self::HostnameRemoved { .. } => "hostname_removed",
             Self::Pin { .. } => "pin",
@@ -121,6 +160,7 @@ impl ChangeBody {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use crate::limits::KillMode;
 
     #[test]
     fn the_payload_of_a_tenant_is_what_to_jsonb_writes() {
@@ -147,6 +187,24 @@ mod tests {
         let shard = ShardId::new(2).unwrap();
         for body in [
             ChangeBody::TenantRemoved { id },
+            ChangeBody::TenantLimits {
+                tenant: id,
+                limits: Limits::default(),
+            },
+            ChangeBody::Plan {
+                name: "small".into(),
+                limits: serde_json::from_str(r#"{"connections": 4}"#).unwrap(),
+            },
+            ChangeBody::PlanRemoved {
+                name: "small".into(),
+            },
+            ChangeBody::KillSwitch(KillSwitch {
+                tenant: Some(id),
+                mode: KillMode::ReadOnly,
+                reason: Some("migration".into()),
+                since: jiff::Timestamp::UNIX_EPOCH,
+                until: None,
+            }),
             ChangeBody::Hostname {
                 name: "a.example".into(),
                 tenant: id,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::{ChangeBody, ChangeGroup, PinnedTenants};
 use crate::directory::{BuildError, Directory, DirectoryChange, TenantRecord};
+use crate::limits::{FleetLimits, KillSwitch, Limits};
 use crate::ring::Ring;
 use crate::shard::{Shard, ShardId};
 use crate::tenant::{Epoch, TenantId, TenantKey};
@@ -178,10 +179,15 @@ pub struct Fleet {
     pub ring: Arc<Ring>,
     /// Roles by name.
     pub roles: Arc<HashMap<String, Arc<Role>>>,
+    /// Limits of plans and tenants, and kill switches.
+    pub limits: Arc<FleetLimits>,
     /// Every tenant.
     pub directory: Directory,
     /// The last change that is in here.
     pub sequence: u64,
+    /// The last change after which a tenant's limits may be others: while this number stands, an answer of
+    /// [`Fleet::limits_of`] does.
+    pub limits_sequence: u64,
 }
 
 /// Why changes cannot be applied. The remedy is the same for all: load the whole fleet anew.
@@ -230,7 +236,9 @@ impl Fleet {
             shards: Arc::default(),
             ring: Arc::default(),
             roles: Arc::default(),
+            limits: Arc::default(),
             sequence: 0,
+            limits_sequence: 0,
         }
     }
 
@@ -243,6 +251,16 @@ impl Fleet {
             epoch: tenant.epoch,
             pinned,
         })
+    }
+
+    /// What a tenant may use.
+    pub fn limits_of(&self, tenant: &TenantRecord<'_>) -> Limits {
+        self.limits.of(tenant.id, tenant.plan)
+    }
+
+    /// The kill switch in force for a tenant, or for sessions without one.
+    pub fn kill_switch(&self, tenant: Option<TenantId>, now: Timestamp) -> Option<&KillSwitch> {
+        self.limits.switch(tenant, now)
     }
 
     /// A shard by its number.
@@ -304,6 +322,9 @@ impl Fleet {
                 .map_err(ApplyError::Directory)?;
         }
         next.sequence = group.last_seq;
+        if group.changes.iter().any(ChangeBody::may_change_limits) {
+            next.limits_sequence = next.sequence;
+        }
         Ok(next)
     }
 
@@ -315,7 +336,24 @@ impl Fleet {
     ) -> Result<(), ApplyError> {
         match change {
             ChangeBody::Tenant(row) => directory.push(DirectoryChange::UpsertTenant(row.clone())),
-            ChangeBody::TenantRemoved { id } => directory.push(DirectoryChange::RemoveTenant(*id)),
+            ChangeBody::TenantRemoved { id } => {
+                directory.push(DirectoryChange::RemoveTenant(*id));
+                if self.limits.names(*id) {
+                    Arc::make_mut(&mut self.limits).forget(*id);
+                }
+            }
+            ChangeBody::TenantLimits { tenant, limits } => {
+                Arc::make_mut(&mut self.limits).set_tenant(*tenant, *limits);
+            }
+            ChangeBody::Plan { name, limits } => {
+                Arc::make_mut(&mut self.limits).set_plan(name, *limits);
+            }
+            ChangeBody::PlanRemoved { name } => {
+                Arc::make_mut(&mut self.limits).set_plan(name, Limits::default());
+            }
+            ChangeBody::KillSwitch(switch) => {
+                Arc::make_mut(&mut self.limits).set_switch(switch.clone());
+            }
             ChangeBody::Hostname { name, tenant } => {
                 directory.push(DirectoryChange::UpsertHostname {
                     name: name.clone(),

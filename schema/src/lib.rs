@@ -11,6 +11,7 @@ pub mod directory;
 pub mod fleet;
 pub mod follow;
 pub mod guard;
+pub mod limits;
 pub mod names;
 pub mod ring;
 pub mod secrets;

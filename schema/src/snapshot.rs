@@ -29,12 +29,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::{Arena, BuildError, Directory, DirectoryChange, Extra, Pages};
 use crate::fleet::{Fleet, FleetSettings, Role};
+use crate::limits::{FleetLimits, KillSwitch, Limits};
 use crate::ring::{Ring, RingMember};
 use crate::shard::Shard;
-use crate::tenant::TenantKey;
+use crate::tenant::{TenantId, TenantKey};
 
 /// The format that this version writes and reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const MAGIC: [u8; 8] = *b"TNTRYFLT";
 const HEADER_BYTES: usize = 36;
@@ -124,10 +125,38 @@ struct Contents {
     shards: Vec<Shard>,
     ring: Vec<RingMember>,
     roles: Vec<Role>,
+    limits: StoredLimits,
     plans: Vec<Box<str>>,
     extras: Vec<(u32, StoredExtra)>,
     overlay: Vec<DirectoryChange>,
     entry_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLimits {
+    plans: Vec<(String, Limits)>,
+    tenants: Vec<(TenantId, Limits)>,
+    switches: Vec<KillSwitch>,
+}
+
+impl StoredLimits {
+    fn of(limits: &FleetLimits) -> Self {
+        let plans = limits.plans.iter();
+        Self {
+            plans: plans.map(|(name, plan)| (name.clone(), *plan)).collect(),
+            tenants: limits.tenants.iter().map(|(id, own)| (*id, *own)).collect(),
+            switches: limits.switches.values().cloned().collect(),
+        }
+    }
+
+    fn into_limits(self) -> FleetLimits {
+        let switches = self.switches.into_iter();
+        FleetLimits {
+            plans: self.plans.into_iter().collect(),
+            tenants: self.tenants.into_iter().collect(),
+            switches: switches.map(|switch| (switch.tenant, switch)).collect(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -159,6 +188,7 @@ impl Contents {
                 .collect(),
             ring: fleet.ring.members().to_vec(),
             roles: fleet.roles.values().map(|role| Role::clone(role)).collect(),
+            limits: StoredLimits::of(&fleet.limits),
             plans: arena.plans.clone(),
             extras: extras.collect(),
             overlay: fleet.directory.changes_since_base(),
@@ -202,7 +232,9 @@ impl Contents {
                     .map(|role| (role.name.clone(), Arc::new(role)))
                     .collect(),
             ),
+            limits: Arc::new(self.limits.into_limits()),
             sequence,
+            limits_sequence: sequence,
         })
     }
 }

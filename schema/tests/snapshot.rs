@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tenantry_schema::directory::{DirectoryBuilder, DirectoryChange, TenantRow};
 use tenantry_schema::fleet::{Fleet, FleetSettings, Role, RoleKind, RoleLimits};
+use tenantry_schema::limits::{FleetLimits, KillMode, KillSwitch, Limit, LimitKind, Limits};
 use tenantry_schema::ring::Ring;
 use tenantry_schema::shard::{Shard, ShardAddress, ShardId, ShardKind, ShardState};
 use tenantry_schema::snapshot::{self, SnapshotError};
@@ -118,8 +119,30 @@ fn fleet(key: TenantKey, tenants: u64) -> Fleet {
     ));
     fleet.roles = Arc::new([(role.name.clone(), Arc::new(role))].into());
     fleet.directory = builder.build().unwrap().apply(&changes).unwrap();
+    fleet.limits = Arc::new(limits(id(key, 5)));
     fleet.sequence = 4711;
+    fleet.limits_sequence = 4711;
     fleet
+}
+
+fn limits(tenant: TenantId) -> FleetLimits {
+    let mut limits = FleetLimits::default();
+    let mut own = Limits::default();
+    own.set(LimitKind::Transactions, Limit::Unlimited);
+    own.set(LimitKind::QueriesPerSecond, Limit::At(u32::MAX));
+    limits.set_tenant(tenant, own);
+    own.set(LimitKind::Transactions, Limit::At(8));
+    limits.set_plan("plan-1", own);
+    for (whose, mode) in [(None, KillMode::ReadOnly), (Some(tenant), KillMode::Refuse)] {
+        limits.set_switch(KillSwitch {
+            tenant: whose,
+            mode,
+            reason: Some("upgrade".into()),
+            since: jiff::Timestamp::from_microsecond(1_700_000_000_123_456).unwrap(),
+            until: None,
+        });
+    }
+    limits
 }
 
 fn rows(fleet: &Fleet) -> Vec<(TenantRow, Option<ShardId>)> {
@@ -143,7 +166,9 @@ fn assert_same(one: &Fleet, other: &Fleet) {
     assert_eq!(one.shards, other.shards);
     assert_eq!(one.ring, other.ring);
     assert_eq!(one.roles, other.roles);
+    assert_eq!(one.limits, other.limits);
     assert_eq!(one.sequence, other.sequence);
+    assert_eq!(one.limits_sequence, other.limits_sequence);
     assert_eq!(rows(one), rows(other));
     assert_eq!(hostnames(one), hostnames(other));
 }

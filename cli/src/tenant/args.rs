@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use tenantry_schema::tenant::TenantState;
 
 use crate::config::Period;
+use crate::limits::LimitArgs;
 
 /// `tenantry tenant …`
 #[derive(Debug, Subcommand)]
@@ -22,6 +23,40 @@ pub(crate) enum TenantCommand {
     Suspend(SuspendArgs),
     /// Let a suspended tenant work again
     Resume(NamedArgs),
+    /// Show or change what a tenant may use
+    #[command(subcommand)]
+    Limit(LimitCommand),
+    /// Give a tenant another plan
+    SetPlan(SetPlanArgs),
+}
+
+/// `tenantry tenant limit …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum LimitCommand {
+    /// Show a tenant's limits: its own, and its plan's where it has none
+    Show(NamedArgs),
+    /// Give a tenant limits of its own; what is not named stays as it is
+    Set(SetLimitArgs),
+    /// Take a tenant's own limits away; its plan's are in force again
+    Clear(NamedArgs),
+}
+
+/// `tenantry tenant limit set`
+#[derive(Args, Debug)]
+pub(crate) struct SetLimitArgs {
+    /// Id, slug or hostname
+    pub(crate) tenant: String,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// `tenantry tenant set-plan`
+#[derive(Args, Debug)]
+pub(crate) struct SetPlanArgs {
+    /// Id, slug or hostname
+    pub(crate) tenant: String,
+    /// Name of the plan
+    pub(crate) plan: String,
 }
 
 /// Which tenant.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::copy::CopyRows;
-use super::{Catalog, CatalogError, migrate, ring, roles, shards};
+use super::{Catalog, CatalogError, limits, migrate, ring, roles, shards};
 use crate::directory::{BuildError, DirectoryBuilder, TenantRecord};
 use crate::fleet::{Fleet, FleetSettings};
 use crate::tenant::{Epoch, TenantKey};
@@ -55,6 +55,7 @@ pub(crate) async fn load(client: &mut Client) -> Result<Loaded, CatalogError> {
         .map(|role| (role.name.clone(), Arc::new(role)))
         .collect();
     let ring = ring::ring(&transaction).await?;
+    let limits = limits::fleet_limits(&transaction).await?;
     let builder = directory(&transaction, &settings).await?;
     let origin = origin(&transaction).await?;
     transaction.commit().await?;
@@ -69,8 +70,10 @@ pub(crate) async fn load(client: &mut Client) -> Result<Loaded, CatalogError> {
         shards: Arc::new(shards),
         ring: Arc::new(ring),
         roles: Arc::new(roles),
+        limits: Arc::new(limits),
         directory,
         sequence,
+        limits_sequence: sequence,
     };
     Ok(Loaded { fleet, origin })
 }

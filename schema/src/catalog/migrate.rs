@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = migrations![
     3 "0003_change",
     4 "0004_operation",
     5 "0005_peer",
+    6 "0006_limits",
 ];
 
 const BIGINT_KEY: &str = include_str!("migrations/key_bigint.sql");

@@ -44,6 +44,16 @@ async fn every_statement_by_hand_is_followed() {
             "UPDATE tenantry.tenant SET state = 'active' WHERE slug < 't3'",
             "UPDATE tenantry.tenant SET state = 'suspended', suspended_reason = 'unpaid' WHERE slug = 't7'",
             "UPDATE tenantry.tenant SET slug = 'renamed', plan = 'large', epoch = 9 WHERE slug = 't8'",
+            "INSERT INTO tenantry.plan (name, limits) VALUES ('large', '{\"connections\": 9}'), ('none', '{}')",
+            "UPDATE tenantry.plan SET name = 'big', limits = '{\"weight\": 3}' WHERE name = 'large'",
+            "DELETE FROM tenantry.plan WHERE name = 'none'",
+            "INSERT INTO tenantry.tenant (slug, limits) VALUES ('t0', '{\"transactions\": null}')",
+            "UPDATE tenantry.tenant SET limits = '{\"query_burst\": 4, \"weight\": 2}' WHERE slug IN ('t5', 't13')",
+            "UPDATE tenantry.tenant SET limits = '{}' WHERE slug = 't5'",
+            "INSERT INTO tenantry.kill_switch (mode, reason) VALUES ('read_only', 'upgrade')",
+            "INSERT INTO tenantry.kill_switch (tenant, mode, reason, cool_down) \
+             SELECT id, 'refuse', 'runaway', '0' FROM tenantry.tenant WHERE slug IN ('t14', 't6')",
+            "UPDATE tenantry.kill_switch SET mode = 'off' WHERE tenant = (SELECT id FROM tenantry.tenant WHERE slug = 't6')",
             "BEGIN; UPDATE tenantry.tenant SET slug = 'swap' WHERE slug = 't11'; \
              UPDATE tenantry.tenant SET slug = 't11' WHERE slug = 't12'; \
              UPDATE tenantry.tenant SET slug = 't12' WHERE slug = 'swap'; COMMIT",

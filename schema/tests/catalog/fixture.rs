@@ -101,7 +101,17 @@ pub fn facts(fleet: &Fleet) -> BTreeSet<String> {
         "{:?} {:?} {}",
         fleet.ring, fleet.settings, fleet.sequence
     )];
+    let plans = fleet.limits.plans.iter().map(|plan| format!("{plan:?}"));
+    let limits = fleet.limits.tenants.iter().map(|own| format!("{own:?}"));
+    let switches = fleet
+        .limits
+        .switches
+        .values()
+        .map(|switch| format!("{switch:?}"));
     tenants
+        .chain(plans)
+        .chain(limits)
+        .chain(switches)
         .chain(hostnames)
         .chain(shards)
         .chain(roles)

@@ -10,5 +10,6 @@
 mod changes;
 mod fixture;
 mod follow;
+mod limits;
 mod ring;
 mod rules;
