@@ -6,6 +6,7 @@
 //! shard (`pool`); what it needs to know of the fleet is an immutable snapshot (`fleet`).
 
 mod activity;
+pub mod admission;
 mod arrivals;
 mod buffers;
 mod cancel;

@@ -1,0 +1,394 @@
+//! The events of one pool, and what follows from each.
+
+use std::collections::BTreeSet;
+
+use super::level::Level;
+use super::tenants::{Asker, Tenants};
+use super::virtual_time::{Rate, Virtual, Weight};
+use super::waiters::{WaiterId, Waiters};
+use super::{Bounds, Grant, Load, Near, QueueFull, TenantLoad, Ticket};
+
+/// What a tenant can owe, microseconds of its own holding: so much later than at its turn it comes at most.
+const DEBT_US_MAX: u64 = 1_000_000;
+/// The part of an even split by which virtual time goes on whoever is served.
+const CREEP: u64 = 4;
+/// What a request is expected to take while nothing is known, microseconds.
+const ESTIMATE_US: u32 = 1000;
+/// Longest estimate, microseconds.
+const ESTIMATE_US_MAX: u64 = 1_000_000;
+/// A tenant is alone when nobody else was granted a connection for so long, microseconds.
+const ALONE_US: u64 = 1_000_000;
+
+/// Decides for one pool. `W` is what finds a waiter again, `P` names what a connection can be near to.
+#[derive(Debug)]
+pub struct Scheduler<W, P> {
+    bounds: Bounds,
+    pub(super) tenants: Tenants,
+    pub(super) waiters: Waiters<W, P>,
+    /// Tenants that wait: by the virtual time at which their next request would be done, no later than that, then
+    /// by age. What a tenant holds makes its time go on, so its key is brought up to date when it is the first.
+    pub(super) backlog: BTreeSet<(Virtual, u64, u32)>,
+    pub(super) virtual_now: Virtual,
+    pub(super) now_us: u64,
+    pub(super) held: usize,
+    /// Of these, granted to others than newcomers.
+    pub(super) beyond: usize,
+    level: Level,
+    /// Tenants that hold or wait, and their weight together, hundredths.
+    pub(super) active: usize,
+    pub(super) active_percent: u64,
+    /// What requests take, microseconds.
+    estimate_us: u32,
+    /// Who was granted a connection last, and since when it is always the same one.
+    last: u32,
+    alone_since_us: u64,
+}
+
+impl<W, P: Copy + Eq> Scheduler<W, P> {
+    /// For a pool of which nothing is held.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            tenants: Tenants::new(),
+            waiters: Waiters::new(),
+            backlog: BTreeSet::new(),
+            virtual_now: Virtual::START,
+            now_us: 0,
+            held: 0,
+            beyond: 0,
+            level: Level::new(bounds.size - bounds.reserve()),
+            active: 0,
+            active_percent: 0,
+            estimate_us: ESTIMATE_US,
+            last: 0,
+            alone_since_us: 0,
+            bounds,
+        }
+    }
+
+    /// Other bounds, from now on. What is held beyond them stays until it is released.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        if bounds.size > 0 {
+            self.level.set_most(bounds.size - bounds.reserve());
+        }
+        self.bounds = bounds;
+    }
+
+    /// A connection at once, unless this has to wait.
+    pub fn request(&mut self, asker: Asker, weight: Weight, now_us: u64) -> Option<Ticket> {
+        self.advance(now_us);
+        let place = self.arrive(asker, weight);
+        let (latest, now) = (self.latest(weight), self.now_us);
+        let tenant = self.tenants.at(place)?;
+        let key = tenant.finish(now).min(latest);
+        let is_first = tenant.queue.is_empty()
+            && (self.backlog.first()).is_none_or(|(first, _, _)| key < *first);
+        if !is_first || !self.admits(key) {
+            return None;
+        }
+        self.activate(place);
+        self.grant(place, key)
+    }
+
+    /// Waits for a turn; only after [`Scheduler::request`] has answered `None`.
+    ///
+    /// # Errors
+    /// If too many wait already; the handle is dropped.
+    pub fn wait(
+        &mut self,
+        asker: Asker,
+        weight: Weight,
+        place: P,
+        handle: W,
+        now_us: u64,
+    ) -> Result<WaiterId, QueueFull> {
+        self.advance(now_us);
+        let at = self.arrive(asker, weight);
+        let pool_full = QueueFull::Pool {
+            limit: self.bounds.queue_max,
+            waiting: self.waiters.len(),
+        };
+        let latest = self.latest(weight);
+        let tenant = self.tenants.at(at).ok_or(pool_full)?;
+        let mut queue = tenant.queue;
+        self.check_queue(queue.len())?;
+        self.activate(at);
+        let number = self
+            .waiters
+            .enter(&mut queue, at, self.now_us, place, handle);
+        let id = number.ok_or(pool_full)?;
+        let is_first = queue.len() == 1;
+        if let Some(tenant) = self.tenants.at_mut(at) {
+            tenant.queue = queue;
+            if is_first {
+                tenant.latest = latest;
+            }
+        }
+        if is_first {
+            self.file(at);
+        }
+        Ok(id)
+    }
+
+    /// Whose turn it is, if there is a connection for it. To be asked after every event until nobody's is, and now and
+    /// then while some wait, for virtual time goes on without events.
+    ///
+    /// `near` says what is free, so that it need not be bound to another tenant or moved to another thread when
+    /// that would make nobody wait who should not.
+    pub fn next(&mut self, near: Option<Near<P>>, now_us: u64) -> Option<Grant<W>> {
+        self.advance(now_us);
+        let (key, first) = self.first()?;
+        if !self.admits(key) {
+            return None;
+        }
+        let (key, place) = match near {
+            Some(near) => self.nearest(near, key, first),
+            None => (key, first),
+        };
+        let id = self.nearest_waiter(near, place)?;
+        self.unfile(place);
+        let tenant = self.tenants.at_mut(place)?;
+        let waiter = self.waiters.leave(&mut tenant.queue, id)?;
+        let (weight, more) = (tenant.weight, !tenant.queue.is_empty());
+        let ticket = self.grant(place, key)?;
+        if more {
+            let latest = self.latest(weight);
+            if let Some(tenant) = self.tenants.at_mut(place) {
+                tenant.latest = latest;
+            }
+            self.file(place);
+        }
+        Some(Grant {
+            handle: waiter.handle,
+            ticket,
+            since_us: waiter.since_us,
+        })
+    }
+
+    /// A connection is held no longer. `worked_us` is for how long the shard worked in that time, if that is known.
+    pub fn release(&mut self, ticket: Ticket, worked_us: Option<u64>, now_us: u64) {
+        self.advance(now_us);
+        let us = self.now_us.saturating_sub(ticket.since_us);
+        let now = self.now_us;
+        if let Some(tenant) = self.tenants.at_mut(ticket.tenant) {
+            // By an eighth for the tenant, slower for the pool, which is what a tenant starts with.
+            tenant.estimate_us = learn(tenant.estimate_us, us, 8);
+            self.estimate_us = learn(self.estimate_us, us, 64);
+            if let Some(worked) = worked_us.filter(|_| self.bounds.adapts) {
+                self.level
+                    .worked(&mut tenant.usual, ticket.since_us, worked, now);
+            }
+        }
+        self.put_back(&ticket, us);
+    }
+
+    /// A connection was granted and not used: nobody pays for it.
+    pub fn give_up(&mut self, ticket: Ticket, now_us: u64) {
+        self.advance(now_us);
+        self.put_back(&ticket, 0);
+    }
+
+    /// A waiter waits no longer; `None` if it has had its turn.
+    pub fn withdraw(&mut self, id: WaiterId, now_us: u64) -> Option<W> {
+        self.advance(now_us);
+        let place = self.waiters.waiter(id)?.tenant;
+        let tenant = self.tenants.at_mut(place)?;
+        let waiter = self.waiters.leave(&mut tenant.queue, id)?;
+        self.unfile(place);
+        if self.tenants.at(place)?.queue.is_empty() {
+            self.deactivate(place);
+        } else {
+            // The next in line inherits the moment at which it comes at the latest.
+            self.file(place);
+        }
+        Some(waiter.handle)
+    }
+
+    /// All waiters, none of whom waits any longer.
+    pub fn withdraw_all(&mut self, now_us: u64) -> Vec<W> {
+        let mut all = Vec::with_capacity(self.waiters.len());
+        while let Some((_, _, place)) = self.backlog.first() {
+            let queue = self.tenants.at(*place).map(|tenant| tenant.queue);
+            let first = queue.and_then(|queue| self.waiters.first(&queue).map(|(id, _)| id));
+            match first.and_then(|id| self.withdraw(id, now_us)) {
+                Some(handle) => all.push(handle),
+                // An empty queue does not stand in the backlog.
+                None => break,
+            }
+        }
+        all
+    }
+
+    /// What the pool is doing.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            held: self.held,
+            waiting: self.waiters.len(),
+            tenants_waiting: self.backlog.len(),
+            tenants_active: self.active,
+            level: self.level.level(),
+        }
+    }
+
+    /// What each tenant is doing that holds or waits.
+    pub fn tenants(&self) -> impl Iterator<Item = TenantLoad> {
+        let active = self.tenants.iter().filter(|tenant| !tenant.is_idle());
+        active.map(|tenant| TenantLoad {
+            asker: tenant.asker,
+            held: tenant.held as usize,
+            waiting: tenant.queue.len(),
+            share_permille: u32::try_from(
+                tenant.weight.percent() * 1000 / self.active_percent.max(1),
+            )
+            .unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Time goes on, and virtual time creeps with what is held.
+    fn advance(&mut self, now_us: u64) {
+        let elapsed = now_us.saturating_sub(self.now_us);
+        if elapsed == 0 {
+            return;
+        }
+        self.now_us = now_us;
+        let held = u64::try_from(self.held).unwrap_or(u64::MAX);
+        self.virtual_now +=
+            Virtual::shared(held.saturating_mul(elapsed) / CREEP, self.active_percent);
+    }
+
+    /// The place of one that asks. Unless it waits already it starts from now: its next request would be done
+    /// at the pool's virtual time or, if it has had more, later.
+    fn arrive(&mut self, asker: Asker, weight: Weight) -> u32 {
+        let now = self.now_us;
+        let place = self.tenants.enter(asker, weight, self.estimate_us, now);
+        if let Some(tenant) = self.tenants.at_mut(place) {
+            if tenant.weight != weight {
+                if !tenant.is_idle() {
+                    self.active_percent += weight.percent();
+                    self.active_percent -= tenant.weight.percent();
+                }
+                tenant.set_weight(weight);
+            }
+            if tenant.queue.is_empty() {
+                tenant.served += self.virtual_now - tenant.finish(now);
+            }
+        }
+        place
+    }
+
+    /// Where one of this weight that comes now stands at the latest.
+    fn latest(&self, weight: Weight) -> Virtual {
+        self.virtual_now + Rate::of(weight).charge(DEBT_US_MAX)
+    }
+
+    /// Whether one whose next request would be done at this time may have a connection.
+    pub(super) fn admits(&mut self, key: Virtual) -> bool {
+        let size = self.bounds.size;
+        if self.held >= size {
+            return false;
+        }
+        if key <= self.virtual_now {
+            return true;
+        }
+        // Where there is nobody to protect a slow shard is the tenant's own affair.
+        let alone = self.now_us.saturating_sub(self.alone_since_us) > ALONE_US;
+        self.held + self.bounds.reserve() < size && (alone || !self.level.is_reached(self.beyond))
+    }
+
+    /// One connection for a tenant whose request would be done at this time.
+    fn grant(&mut self, place: u32, key: Virtual) -> Option<Ticket> {
+        let now = self.now_us;
+        let beyond = key > self.virtual_now;
+        let tenant = self.tenants.at_mut(place)?;
+        // What it owes beyond the bound is remitted.
+        tenant.served = tenant.served - (tenant.finish(now) - key);
+        let start = key - tenant.rate.charge(u64::from(tenant.estimate_us));
+        let estimate_us = tenant.estimate_us;
+        tenant.take(now);
+        self.virtual_now = self.virtual_now.max(start);
+        if self.last != place {
+            self.last = place;
+            self.alone_since_us = now;
+        }
+        self.held += 1;
+        self.beyond += usize::from(beyond);
+        Some(Ticket {
+            tenant: place,
+            since_us: now,
+            estimate_us,
+            beyond,
+        })
+    }
+
+    fn put_back(&mut self, ticket: &Ticket, us: u64) {
+        self.held = self.held.saturating_sub(1);
+        self.beyond = self.beyond.saturating_sub(usize::from(ticket.beyond));
+        let Some(tenant) = self.tenants.at_mut(ticket.tenant) else {
+            return;
+        };
+        tenant.give_back(ticket.since_us, ticket.estimate_us, us);
+        if tenant.queue.is_empty() {
+            self.deactivate(ticket.tenant);
+        } else {
+            // It may have been charged too much, and come earlier now.
+            self.unfile(ticket.tenant);
+            self.file(ticket.tenant);
+        }
+    }
+
+    fn check_queue(&self, own: usize) -> Result<(), QueueFull> {
+        let Bounds {
+            queue_max,
+            tenant_queue_max,
+            ..
+        } = self.bounds;
+        let waiting = self.waiters.len();
+        if waiting >= queue_max {
+            let limit = queue_max;
+            return Err(QueueFull::Pool { limit, waiting });
+        }
+        // Of what others leave, half: so many greedy tenants as there may be, there is room for one more.
+        let left = queue_max - (waiting - own);
+        let limit = tenant_queue_max.min(left.div_ceil(2));
+        if own >= limit {
+            return Err(QueueFull::Tenant {
+                limit,
+                waiting: own,
+            });
+        }
+        Ok(())
+    }
+
+    /// It holds or waits from now on.
+    fn activate(&mut self, place: u32) {
+        if let Some(tenant) = self.tenants.at(place)
+            && tenant.is_idle()
+        {
+            self.active += 1;
+            self.active_percent += tenant.weight.percent();
+            self.tenants.take_idle(place);
+        }
+    }
+
+    /// If it neither holds nor waits any more, it is idle.
+    fn deactivate(&mut self, place: u32) {
+        if let Some(tenant) = self.tenants.at(place)
+            && tenant.is_idle()
+        {
+            self.active -= 1;
+            self.active_percent -= tenant.weight.percent();
+            self.tenants.put_idle(place, self.now_us);
+        }
+    }
+}
+
+/// An estimate after one more measurement, which counts for one part in `parts`.
+fn learn(estimate_us: u32, us: u64, parts: i64) -> u32 {
+    let us = i64::try_from(us.min(ESTIMATE_US_MAX)).unwrap_or(i64::MAX);
+    let old = i64::from(estimate_us);
+    let step = us - old;
+    // Away from zero, so that small differences are learnt as well.
+    let learnt = old + (step + step.signum() * (parts - 1)) / parts;
+    u32::try_from(learnt.max(1)).unwrap_or(u32::MAX)
+}
