@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// Only these protocols.
     #[arg(long = "protocol", value_enum, value_name = "NAME")]
     protocols: Vec<Protocol>,
+    /// The PgBouncer to compare with, if not the one that is found.
+    #[arg(long, value_name = "PROGRAM")]
+    pgbouncer: Option<PathBuf>,
     /// Fail when a bar is missed.
     #[arg(long)]
     check: bool,
@@ -74,7 +77,7 @@ impl Args {
 
 /// Runs the scenario.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let installed = Installed::find()?;
+    let installed = Installed::find(args.pgbouncer.as_deref())?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     // The shard agent works in this runtime while pgbench is waited for.
     let bed = runtime.block_on(Bed::start(&installed, args.without))?;

@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tenantry_cluster::{Account, free_port};
+use tenantry_wire::scram::Verifier;
 use tokio::net::TcpStream;
 
 /// The database that is pooled by transactions, and the one that is pooled by sessions.
 pub(crate) const TRANSACTION: &str = "transaction";
 pub(crate) const SESSION: &str = "session";
-/// The client's role at PgBouncer, which asks it for no password.
+/// The client's role at PgBouncer, which asks for its password as the router does.
 pub(crate) const USER: &str = "bench";
+pub(crate) const PASSWORD: &str = "bench";
 
 const START_TIME: Duration = Duration::from_secs(10);
 /// First release that serves prepared statements in transaction mode.
@@ -34,8 +36,12 @@ pub(crate) struct Installed {
 }
 
 impl Installed {
-    pub(crate) fn find() -> anyhow::Result<Self> {
-        for program in ["pgbouncer", "/usr/sbin/pgbouncer"] {
+    /// `program`, or else the first that is found: `scripts/setup --bench` builds one that pools prepared statements,
+    /// and Debian keeps its own out of an ordinary user's PATH.
+    pub(crate) fn find(program: Option<&Path>) -> anyhow::Result<Self> {
+        let usual = [Path::new("pgbouncer"), Path::new("/usr/sbin/pgbouncer")];
+        let candidates = program.as_ref().map_or(&usual[..], std::slice::from_ref);
+        for program in candidates {
             let Ok(output) = Command::new(program).arg("--version").output() else {
                 continue;
             };
@@ -51,7 +57,7 @@ impl Installed {
                 numbers.next().unwrap_or_default(),
             );
             return Ok(Self {
-                program: program.into(),
+                program: program.to_path_buf(),
                 version: version.to_owned(),
                 pools_prepared: number >= PREPARED_SINCE,
             });
@@ -95,7 +101,8 @@ impl PgBouncer {
             folder.join("users.txt"),
             folder.join("pgbouncer.log"),
         );
-        fs::write(&users, format!("\"{USER}\" \"\"\n"))?;
+        let verifier = Verifier::from_password(PASSWORD);
+        fs::write(&users, format!("\"{USER}\" \"{verifier}\"\n"))?;
         fs::write(&config, ini(installed, backend, port, &users))?;
         let errors = fs::File::create(&log)?;
         let mut command = Command::new(&installed.program);
@@ -163,7 +170,7 @@ fn ini(installed: &Installed, backend: &Backend<'_>, port: u16, users: &Path) ->
     };
     format!(
         "[databases]\n{}{}[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-         auth_type = trust\nauth_file = {}\nmax_client_conn = 1000\nserver_reset_query = DEALLOCATE ALL\n\
+         auth_type = scram-sha-256\nauth_file = {}\nmax_client_conn = 1000\nserver_reset_query = DEALLOCATE ALL\n\
          log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n{prepared}",
         line(TRANSACTION, "transaction", *pool_size),
         line(SESSION, "session", *sessions),
