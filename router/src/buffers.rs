@@ -3,7 +3,7 @@
 //! An idle session and an idle server connection hold none. Each thread keeps a few for the next that is woken: asking
 //! the allocator for 16 KiB and giving them back several times per query is what costs otherwise.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use bytes::BytesMut;
 
@@ -15,17 +15,14 @@ const KEPT_SIZE_MAX: usize = 64 << 10;
 const KEPT_MAX: usize = 32;
 
 thread_local! {
-    static KEPT: Cell<Vec<BytesMut>> = const { Cell::new(Vec::new()) };
+    static KEPT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Gives a buffer that has none some memory.
 pub(crate) fn lend(buffer: &mut BytesMut) {
     if buffer.capacity() == 0 {
-        let mut kept = KEPT.take();
-        *buffer = kept
-            .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE));
-        KEPT.set(kept);
+        let kept = KEPT.with_borrow_mut(Vec::pop);
+        *buffer = kept.unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE));
     }
 }
 
@@ -37,11 +34,11 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
     let mut buffer = std::mem::take(buffer);
     // False while a part of it is still held by someone.
     if buffer.try_reclaim(READ_SIZE) && buffer.capacity() <= KEPT_SIZE_MAX {
-        let mut kept = KEPT.take();
-        if kept.len() < KEPT_MAX {
-            kept.push(buffer);
-        }
-        KEPT.set(kept);
+        KEPT.with_borrow_mut(|kept| {
+            if kept.len() < KEPT_MAX {
+                kept.push(buffer);
+            }
+        });
     }
 }
 
@@ -72,7 +69,7 @@ mod tests {
         take_back(&mut buffer);
         let mut large = BytesMut::with_capacity(2 * KEPT_SIZE_MAX);
         take_back(&mut large);
-        assert_eq!(KEPT.take().len(), 0);
+        assert_eq!(KEPT.with_borrow(Vec::len), 0);
         assert_eq!(&held[..], b"held");
     }
 }

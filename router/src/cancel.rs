@@ -283,15 +283,18 @@ impl CancelSlot {
         state.adrift = false;
     }
 
+    /// The session gives its connection up. False if requests were sent to it: then [`CancelSlot::detach`] tells what
+    /// became of them.
+    pub(crate) fn let_go(&self) -> bool {
+        let mut state = self.state.lock();
+        state.backend = None;
+        state.sent == 0
+    }
+
     /// The session gives its connection up. Waits until every request sent to it has arrived or
     /// is given up.
     pub(crate) async fn detach(&self) -> Requests {
-        let sent = {
-            let mut state = self.state.lock();
-            state.backend = None;
-            state.sent
-        };
-        if sent == 0 {
+        if self.let_go() {
             return Requests::None;
         }
         loop {

@@ -1,7 +1,7 @@
 //! The fleet as this router knows it: an immutable snapshot that is exchanged as a whole.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tenantry_schema::fleet::{Fleet, FleetSettings};
@@ -15,6 +15,8 @@ pub(crate) struct FleetWatch {
     /// A fleet has been published; before that `current` is empty and means nothing.
     known: AtomicBool,
     sequence: watch::Sender<u64>,
+    /// Grows with each fleet, so that whoever keeps what it found in one can tell that it is old.
+    version: AtomicU64,
 }
 
 impl FleetWatch {
@@ -26,7 +28,13 @@ impl FleetWatch {
             current: ArcSwap::from_pointee(empty),
             known: AtomicBool::new(false),
             sequence,
+            version: AtomicU64::new(0),
         }
+    }
+
+    /// The version of the current fleet, or of an earlier one: read it before the fleet.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_known(&self) -> bool {
@@ -51,6 +59,7 @@ impl FleetWatch {
     pub(crate) fn publish(&self, fleet: Arc<Fleet>) {
         let sequence = fleet.sequence;
         self.current.store(fleet);
+        self.version.fetch_add(1, Ordering::Release);
         self.known.store(true, Ordering::Release);
         self.sequence.send_replace(sequence);
     }

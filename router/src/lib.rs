@@ -28,6 +28,7 @@ mod pool;
 mod registration;
 mod reload;
 mod reported;
+mod route;
 mod router;
 mod serve;
 mod server;

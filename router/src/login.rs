@@ -25,6 +25,7 @@ use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
 use crate::places::Place;
 use crate::reported::ReportedError;
+use crate::route::Route;
 use crate::router::{Reported, Router};
 use crate::session::driver::{Connection, Ended};
 use crate::session::{Identity, Session};
@@ -323,6 +324,7 @@ impl Login {
         );
         Ok(LoggedIn {
             serving: Serving::Fleet(Box::new(Connection {
+                route: Route::default(),
                 router,
                 stream: self.stream,
                 input: self.input,

@@ -34,6 +34,7 @@ use crate::places::{Place, Places};
 use crate::pool::{Gate, Lease, LeftBehind, PoolLimits, Pools, clean};
 use crate::reload::{self, ReadConfig, ReloadError};
 use crate::reported::{self, ReportedError};
+use crate::route::{Route, Versions};
 use crate::session::{Session, Settings, Shared};
 use crate::stop::Stop;
 use crate::tls::{self, ClientSide, ShardSide, TlsError};
@@ -332,19 +333,34 @@ impl Router {
         self.cancels.cancel(pid, secret).await
     }
 
-    /// A connection that is idle right now, if the tenant can be served at once.
+    /// A connection that is idle right now, if the tenant can be served at once. `known` is the session's own, for
+    /// the next time.
     pub(crate) fn idle_connection(
         &self,
         session: &Session,
         tenant: Option<TenantId>,
+        known: &mut Route,
     ) -> Result<Option<Lease>, Refusal> {
-        let fleet = self.fleet.current();
         let Some(tenant) = tenant else {
             return Ok(None);
         };
-        match self.shard_of(&fleet, session, tenant)? {
-            Some(shard) => Ok(self.pools.pool(&shard)?.take_idle(Some(tenant))),
+        let now = self.versions();
+        if let Some(pool) = known.pool(tenant, now) {
+            return Ok(pool.take_idle(Some(tenant)));
+        }
+        match self.shard_of(&self.fleet.current(), session, tenant)? {
+            Some(shard) => {
+                let pool = known.learn(tenant, now, Some(self.pools.pool(&shard)?));
+                Ok(pool.and_then(|pool| pool.take_idle(Some(tenant))))
+            }
             None => Ok(None),
+        }
+    }
+
+    fn versions(&self) -> Versions {
+        Versions {
+            fleet: self.fleet.version(),
+            pools: self.pools.version(),
         }
     }
 
@@ -366,12 +382,19 @@ impl Router {
     }
 
     /// Whether a session that has kept its connection may use it for another transaction: as if it asked for one.
-    pub(crate) fn check_kept(&self, session: &Session) -> Result<(), Refusal> {
+    pub(crate) fn check_kept(&self, session: &Session, known: &mut Route) -> Result<(), Refusal> {
         let Some(tenant) = session.tenant() else {
             return Ok(());
         };
-        self.shard_of(&self.fleet.current(), session, tenant)
-            .map(drop)
+        let now = self.versions();
+        if !known.admits(tenant, now)
+            && self
+                .shard_of(&self.fleet.current(), session, tenant)?
+                .is_some()
+        {
+            known.learn(tenant, now, None);
+        }
+        Ok(())
     }
 
     /// Where the tenant lives; `None` while it is being provisioned.

@@ -4,16 +4,17 @@
 //! the socket itself. Nothing here knows what the bytes mean.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::buffers;
+use crate::buffers::{self, READ_SIZE};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -53,6 +54,11 @@ impl Stream {
         self.flush().await
     }
 
+    /// Whether what was written may still be on its way to the socket.
+    pub(crate) fn holds_bytes(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Writes as much of `output` as goes without waiting, and leaves the rest. The task is woken when more goes.
     pub(crate) fn poll_drain(
         &mut self,
@@ -77,24 +83,25 @@ impl Stream {
         }
     }
 
-    /// Reads once into `input`; 0 is the end. The buffer only grows, by at least `size`, once there is something to
-    /// read, so that an idle connection needs none.
+    /// Reads once into `input`; 0 is the end. The buffer only grows once there is something to read, so that an idle
+    /// connection needs none.
     pub(crate) fn poll_fill(
         &mut self,
         input: &mut BytesMut,
-        size: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(socket) => {
-                match socket.poll_read_ready(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => return Poll::Pending,
+                if input.capacity() - input.len() >= READ_SIZE {
+                    return tokio_util::io::poll_read_buf(Pin::new(socket), cx, input);
                 }
+                // Bytes are read to the stack: what asks for memory is that there are some.
+                let mut bytes = [MaybeUninit::uninit(); READ_SIZE];
+                let mut bytes = ReadBuf::uninit(&mut bytes);
+                ready!(Pin::new(socket).poll_read(cx, &mut bytes))?;
                 buffers::lend(input);
-                input.reserve(size);
-                tokio_util::io::poll_read_buf(Pin::new(socket), cx, input)
+                input.extend_from_slice(bytes.filled());
+                Poll::Ready(Ok(bytes.filled().len()))
             }
             Self::Tls(stream) => {
                 let mut stream = Pin::new(stream);

@@ -11,6 +11,11 @@ pub(crate) fn frame(out: &mut BytesMut, tag: u8, body: impl FnOnce(&mut BytesMut
     untagged(out, body);
 }
 
+/// Appends a message without a body.
+pub(crate) fn bare(out: &mut BytesMut, tag: u8) {
+    out.extend_from_slice(&[tag, 0, 0, 0, 4]);
+}
+
 /// Appends a message that has no type byte, as those before startup.
 pub(crate) fn untagged(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tenantry_schema::guard::role;
 use tenantry_schema::shard::Shard;
@@ -102,6 +103,11 @@ impl ServerRecord {
 
     pub(crate) fn since_us(&self) -> u64 {
         self.since_us.load(Ordering::Relaxed)
+    }
+
+    /// How long it has been in its state.
+    pub(crate) fn lasts(&self) -> Duration {
+        Duration::from_micros(self.clock.now_us().saturating_sub(self.since_us()))
     }
 
     /// The session that holds it.

@@ -22,6 +22,18 @@ pub(crate) struct LeftBehind {
     pub(crate) cancelled: bool,
 }
 
+/// Gives a connection back that nothing was sent to but what has been answered, if it needs no cleaning; otherwise
+/// returns it.
+pub(crate) fn give_back_if_clean(mut lease: Lease) -> Option<Lease> {
+    let server = lease.server()?;
+    let link = &server.link;
+    if link.input.is_empty() && link.output.is_empty() && script(server, false).is_empty() {
+        lease.give_back();
+        return None;
+    }
+    Some(lease)
+}
+
 /// Gives the connection back if it is clean or can be cleaned, else closes it.
 pub(crate) async fn clean(mut lease: Lease, left: LeftBehind) {
     if lease.pool().is_some_and(|pool| !pool.cleans()) {

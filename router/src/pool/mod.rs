@@ -20,7 +20,7 @@ use tenantry_schema::tenant::TenantId;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-pub(crate) use self::clean::{LeftBehind, clean};
+pub(crate) use self::clean::{LeftBehind, clean, give_back_if_clean};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::pools::Pools;
 
@@ -398,7 +398,6 @@ impl Pool {
     }
 
     fn put_back(self: &Arc<Self>, mut server: Box<Server>) {
-        server.idle_since = Instant::now();
         let outdated = server.listed.record().is_close_needed();
         let PoolLimits {
             size, keeps_bind, ..
@@ -464,7 +463,7 @@ impl Pool {
         let limit = self.limits.load().idle;
         inner
             .idle
-            .retain(|server| server.idle_since.elapsed() < limit && server.is_quiet());
+            .retain(|server| server.listed.record().lasts() < limit && server.is_quiet());
         inner.open -= before - inner.idle.len();
     }
 }

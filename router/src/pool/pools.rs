@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -30,6 +31,8 @@ pub(crate) struct Pools {
     pools: Mutex<HashMap<ShardId, (ShardAddress, Arc<Pool>)>>,
     /// When the secrets file was last written, as far as is known.
     secrets_written: Mutex<Option<SystemTime>>,
+    /// Grows when pools are dropped, so that whoever keeps one can tell that it may be old.
+    version: AtomicU64,
 }
 
 impl Pools {
@@ -49,7 +52,13 @@ impl Pools {
             pools: Mutex::new(HashMap::new()),
             secrets_written: Mutex::new(written(&secrets_file)),
             secrets_file,
+            version: AtomicU64::new(0),
         }
+    }
+
+    /// Changes when a pool may have been replaced: read it before asking for one.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The pool of a shard.
@@ -98,6 +107,7 @@ impl Pools {
             }
             same
         });
+        self.version.fetch_add(1, Ordering::Release);
         Some(secrets)
     }
 

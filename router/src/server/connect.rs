@@ -21,7 +21,7 @@ use tenantry_wire::startup::ProtocolVersion;
 use tenantry_wire::tag::backend as tag;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{
     BIND_STATEMENT, BIND_TEXT, BackendKey, Bound, Link, PreparedCache, Server, ServerState,
@@ -417,7 +417,6 @@ impl Opening {
         Ok(Server {
             stream: self.stream,
             link,
-            idle_since: Instant::now(),
             thread: thread::current().id(),
             listed,
         })

@@ -168,7 +168,6 @@ pub(crate) struct Link {
 pub(crate) struct Server {
     pub(crate) stream: Stream,
     pub(crate) link: Link,
-    pub(crate) idle_since: tokio::time::Instant,
     /// Which thread is woken when its socket is ready.
     pub(crate) thread: ThreadId,
     /// Keeps it among the connections that operators see.
@@ -185,14 +184,12 @@ impl Server {
         let Self {
             stream,
             link,
-            idle_since,
             listed,
             ..
         } = *self;
         Ok(Box::new(Self {
             stream: stream.move_here()?,
             link,
-            idle_since,
             thread: here,
             listed,
         }))

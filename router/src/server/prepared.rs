@@ -143,12 +143,12 @@ impl PreparedCache {
         self.used_at.remove(&prepared.id);
     }
 
-    /// Whether the connection holds so many that it should start afresh.
     /// Statements held.
     pub(crate) fn len(&self) -> usize {
         self.used_at.len()
     }
 
+    /// Whether the connection holds so many that it should start afresh.
     pub(crate) fn overflows(&self) -> bool {
         self.used_at.len() > 2 * self.max
     }

@@ -104,6 +104,7 @@ impl Session {
 
     /// The server connection that was asked for cannot be had: the statement that needed it fails.
     pub(crate) fn acquire_failed(&mut self, refusal: &Refusal, input: &mut BytesMut) {
+        self.looked_at = None;
         if self.script.is_none()
             && let Ok(Some(head)) = frame::peek(input, self.shared.message_bytes_max)
             && input.len() >= head.total

@@ -28,7 +28,8 @@ use crate::buffers;
 use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
 use crate::overtime::Overtime;
-use crate::pool::{Lease, LeftBehind, clean};
+use crate::pool::{Lease, LeftBehind, clean, give_back_if_clean};
+use crate::route::Route;
 use crate::router::Router;
 use crate::stream::Stream;
 
@@ -56,6 +57,7 @@ pub(crate) struct Connection {
     /// Tells others what the session does.
     pub(crate) meter: Meter,
     pub(crate) called: Called,
+    pub(crate) route: Route,
 }
 
 /// What a wait brought.
@@ -89,8 +91,8 @@ impl Connection {
             }
             // Whoever has just come to a router that is being replaced is served once: its client
             // did nothing wrong.
-            let is_fresh = router.replaced.is_cancelled() && self.session.progress().0 == 0;
-            let may_end = draining && !is_fresh && self.session.is_drainable();
+            let is_fresh = || router.replaced.is_cancelled() && self.session.progress().0 == 0;
+            let may_end = draining && !is_fresh() && self.session.is_drainable();
             let woken = tokio::select! {
                 biased;
                 call = poll_fn(|cx| called.poll(cx)) => Woken::Called(call),
@@ -137,7 +139,9 @@ impl Connection {
         loop {
             let mut withheld = None;
             if !std::mem::take(&mut just_acquired) {
-                self.release(lease).await;
+                if let Some(lease) = self.release(lease) {
+                    Box::pin(self.give_up(lease)).await;
+                }
                 if let Some(refusal) = self.session.left_behind() {
                     self.router.metrics.refused(refusal.name());
                     self.session.fatal(&refusal);
@@ -145,7 +149,8 @@ impl Connection {
                 }
                 if lease.is_some() && self.session.is_at_rest() {
                     // Boxed: it would make every session's state larger.
-                    withheld = self.router.check_kept(&self.session).err().map(Box::new);
+                    let checked = self.router.check_kept(&self.session, &mut self.route);
+                    withheld = checked.err().map(Box::new);
                 }
             }
             if self.session.output.len() > HIGH_WATER {
@@ -159,31 +164,52 @@ impl Connection {
             match self.session.next(&mut self.input, link) {
                 Next::More => {}
                 Next::Wait => {
-                    if self.session.lends_buffers() {
-                        buffers::take_back(&mut self.input);
-                    }
+                    self.give_buffers_back(lease);
                     self.note_rest(lease);
                     return None;
                 }
                 Next::Close => return Some(Ended::Orderly),
-                Next::Acquire(tenant) => match self.acquire_unless(withheld, tenant).await {
-                    Ok(acquired) => {
-                        *lease = Some(acquired);
-                        just_acquired = true;
+                Next::Acquire(tenant) => {
+                    let acquired = match self.acquire_at_once(withheld, tenant) {
+                        Ok(Some(acquired)) => Ok(acquired),
+                        Ok(None) => Box::pin(self.acquire(tenant)).await,
+                        Err(refusal) => Err(refusal.into()),
+                    };
+                    match acquired {
+                        Ok(acquired) => {
+                            *lease = Some(acquired);
+                            just_acquired = true;
+                        }
+                        Err(Unavailable::Refused(refusal)) => {
+                            self.meter.refused();
+                            self.router.metrics.refused(refusal.name());
+                            self.session.acquire_failed(&refusal, &mut self.input);
+                        }
+                        Err(Unavailable::ClientGone) => return Some(Ended::ClientGone),
+                        Err(Unavailable::Killed) => {
+                            self.session.fatal(&Refusal::Shutdown);
+                            return Some(Ended::Orderly);
+                        }
                     }
-                    Err(Unavailable::Refused(refusal)) => {
-                        self.meter.refused();
-                        self.router.metrics.refused(refusal.name());
-                        self.session.acquire_failed(&refusal, &mut self.input);
-                    }
-                    Err(Unavailable::ClientGone) => return Some(Ended::ClientGone),
-                    Err(Unavailable::Killed) => {
-                        self.session.fatal(&Refusal::Shutdown);
-                        return Some(Ended::Orderly);
-                    }
-                },
+                }
             }
         }
+    }
+
+    /// A session that waits for its client holds no memory for bytes; one that works, or is in a transaction, keeps it.
+    fn give_buffers_back(&mut self, lease: &mut Option<Lease>) {
+        if self.gives_buffers_back(lease.is_some()) {
+            buffers::take_back(&mut self.input);
+            buffers::take_back(&mut self.session.output);
+            if let Some(server) = lease.as_mut().and_then(Lease::server) {
+                buffers::take_back(&mut server.link.input);
+            }
+        }
+    }
+
+    fn gives_buffers_back(&self, has_server: bool) -> bool {
+        let works = has_server && self.session.activity() != ClientState::Idle;
+        !works && self.session.lends_buffers()
     }
 
     /// A time limit has passed, unless the session has gone on meanwhile. `Some` ends the session.
@@ -226,24 +252,37 @@ impl Connection {
         ends.then_some(Ended::Orderly)
     }
 
-    /// Gives the connection up if the session is between transactions.
-    async fn release(&mut self, lease: &mut Option<Lease>) {
-        if !self.session.is_releasable() {
-            return;
-        }
+    /// Gives the connection up if the session is between transactions. Returns one that cannot go back as it is.
+    fn release(&mut self, lease: &mut Option<Lease>) -> Option<Lease> {
         let written = lease
             .as_mut()
-            .and_then(Lease::server)
-            .is_some_and(|server| server.link.output.is_empty());
-        if written && let Some(mut lease) = lease.take() {
-            self.note_release(&mut lease);
-            let requests = self.slot.detach().await;
-            let left = LeftBehind {
-                unfinished: requests == Requests::Adrift,
-                cancelled: requests == Requests::Arrived,
-            };
-            clean(lease, left).await;
+            .and_then(Lease::server)?
+            .link
+            .output
+            .is_empty();
+        if !written || !self.session.is_releasable() {
+            return None;
         }
+        let mut lease = lease.take()?;
+        if let Some(server) = lease.server() {
+            buffers::take_back(&mut server.link.input);
+        }
+        self.note_release(&mut lease);
+        if self.slot.let_go() {
+            give_back_if_clean(lease)
+        } else {
+            Some(lease)
+        }
+    }
+
+    /// Cleans a connection that the session has given up, or closes it.
+    async fn give_up(&self, lease: Lease) {
+        let requests = self.slot.detach().await;
+        let left = LeftBehind {
+            unfinished: requests == Requests::Adrift,
+            cancelled: requests == Requests::Arrived,
+        };
+        clean(lease, left).await;
     }
 
     /// Passes what the server sent to the session. False ends the session.
@@ -258,7 +297,6 @@ impl Connection {
             Ok(()) => {
                 let (requests, transactions) = self.session.progress();
                 self.meter.gets_on(requests, transactions);
-                buffers::take_back(&mut server.link.input);
                 true
             }
             Err(fault) => {

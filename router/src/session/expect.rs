@@ -49,6 +49,20 @@ pub(crate) enum Effect {
     CloseCursor(Option<String>),
 }
 
+impl Effect {
+    fn changes_transaction(&self) -> bool {
+        matches!(
+            self,
+            Self::Begin
+                | Self::End
+                | Self::Savepoint(_)
+                | Self::RollbackTo(_)
+                | Self::Release(_)
+                | Self::PrepareSql { .. }
+        )
+    }
+}
+
 /// When the client sees a RowDescription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shown {
@@ -158,6 +172,17 @@ impl Expect {
         }
     }
 
+    fn has_transaction_effect(&self) -> bool {
+        match self {
+            Self::Query { effects, .. } => {
+                let mut effects = effects.iter();
+                effects.any(|(_, effect)| effect.changes_transaction())
+            }
+            Self::Execute { effects, .. } => effects.iter().any(Effect::changes_transaction),
+            _ => false,
+        }
+    }
+
     /// Whether ReadyForQuery ends this entry.
     fn ends_with_ready(&self) -> bool {
         matches!(
@@ -208,10 +233,15 @@ pub(crate) struct Skipped {
 #[derive(Debug, Default)]
 pub(crate) struct Expects {
     queue: VecDeque<Expect>,
+    /// Entries that end with ReadyForQuery, and those with a transaction effect: each message asks for both.
+    readies: usize,
+    changes: usize,
 }
 
 impl Expects {
     pub(crate) fn push(&mut self, expect: Expect) {
+        self.readies += usize::from(expect.ends_with_ready());
+        self.changes += usize::from(expect.has_transaction_effect());
         self.queue.push_back(expect);
     }
 
@@ -228,33 +258,26 @@ impl Expects {
     }
 
     pub(crate) fn pop(&mut self) -> Option<Expect> {
-        self.queue.pop_front()
+        let expect = self.queue.pop_front()?;
+        self.readies -= usize::from(expect.ends_with_ready());
+        self.changes -= usize::from(expect.has_transaction_effect());
+        Some(expect)
     }
 
     /// Whether the server will send ReadyForQuery without being asked again.
     pub(crate) fn has_ready(&self) -> bool {
-        self.queue.iter().any(Expect::ends_with_ready)
+        self.readies > 0
     }
 
     /// Whether a statement is outstanding that begins, ends or rolls back a transaction, or makes a prepared
     /// statement: until it has been answered nobody knows for whom the next statement is, or which names there are.
     pub(crate) fn has_transaction_effect(&self) -> bool {
-        let changes = |effect: &Effect| {
-            matches!(
-                effect,
-                Effect::Begin
-                    | Effect::End
-                    | Effect::Savepoint(_)
-                    | Effect::RollbackTo(_)
-                    | Effect::Release(_)
-                    | Effect::PrepareSql { .. }
-            )
-        };
-        self.queue.iter().any(|expect| match expect {
-            Expect::Query { effects, .. } => effects.iter().any(|(_, effect)| changes(effect)),
-            Expect::Execute { effects, .. } => effects.iter().any(changes),
-            _ => false,
-        })
+        self.changes > 0
+    }
+
+    fn push_front(&mut self, expect: Expect) {
+        self.push(expect);
+        self.queue.rotate_right(1);
     }
 
     /// Drops what the server skips after an error in the extended protocol: everything up to the
@@ -265,15 +288,15 @@ impl Expects {
         let mut show_ready = false;
         // A Parse that fails itself has ended the unnamed statement before it.
         let mut failed = matches!(self.front(), Some(Expect::Parse { client_name, .. }) if client_name.is_empty());
-        while let Some(expect) = self.queue.pop_front() {
+        while let Some(expect) = self.pop() {
             match expect {
                 Expect::Sync => {
-                    self.queue.push_front(Expect::Sync);
+                    self.push_front(Expect::Sync);
                     skipped.resynchronises = true;
                     break;
                 }
                 Expect::HiddenSync => {
-                    self.queue.push_front(if show_ready {
+                    self.push_front(if show_ready {
                         Expect::Sync
                     } else {
                         Expect::HiddenSync
@@ -319,7 +342,7 @@ impl Expects {
     pub(crate) fn abandon(&mut self) -> (usize, bool) {
         let mut owed = 0;
         let mut open = false;
-        for expect in self.queue.drain(..) {
+        while let Some(expect) = self.pop() {
             match expect {
                 Expect::Sync | Expect::Query { .. } => {
                     owed += 1;

@@ -34,11 +34,17 @@ impl Session {
         mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let parse = Parse::decode(message.body).map_err(malformed)?;
-        let kind = sql::classify(parse.text, self.scs());
+        let ordinary = self.is_ordinary(parse.text);
+        let kind = if ordinary {
+            Kind::Plain
+        } else {
+            sql::classify(parse.text, self.scs())
+        };
+        let routers = !ordinary && self.is_routers(&kind, parse.text);
         let taken = !parse.name.is_empty() && self.statements.find(parse.name).is_some();
         // In a transaction that failed at the server, the server refuses what is its own.
-        let refused_here = matches!(self.tx, Tx::FailedHere { .. })
-            || matches!(self.tx, Tx::Failed) && self.is_routers(&kind, parse.text);
+        let refused_here =
+            matches!(self.tx, Tx::FailedHere { .. }) || matches!(self.tx, Tx::Failed) && routers;
         let aborted = refused_here && !ends_transaction(&kind);
         if taken || aborted {
             if !self.settle(server.as_deref_mut()) {
@@ -56,7 +62,7 @@ impl Session {
             return self.parse_taken(&parse, &kind, server);
         }
         let name = Bytes::copy_from_slice(parse.name);
-        if self.is_routers(&kind, parse.text) {
+        if routers {
             let statement = ClientStatement::Router {
                 text: Bytes::copy_from_slice(parse.text),
                 types: Bytes::copy_from_slice(parse.param_types),
@@ -67,11 +73,16 @@ impl Session {
             return Ok(Handled::Done);
         }
         let Some(server) = server else {
+            self.looked_at = Some(ordinary);
             return Ok(self.acquire());
         };
         self.begin_batch(server);
         self.note_statement(parse.text);
-        let role = role_of(parse.text);
+        let role = if ordinary {
+            StatementRole::Plain
+        } else {
+            role_of(parse.text)
+        };
         if parse.name.is_empty() {
             self.parse_unnamed(message, parse, role, server);
         } else {

@@ -194,6 +194,8 @@ pub(crate) struct Session {
     description: Option<Bytes>,
     /// Reported settings as the client knows them.
     reported: View,
+    /// Among them [`settings_seen::STRINGS`], which every statement asks for.
+    scs: bool,
     /// What the server has reported in the middle of a Query that runs statement by statement: news at its end.
     late_reports: BTreeMap<String, String>,
     /// A rollback took settings with it that the router had brought into force: what the server reports then is not
@@ -217,6 +219,8 @@ pub(crate) struct Session {
     /// Requests answered and transactions ended; they wrap.
     progress: (u32, u32),
     closing: bool,
+    /// Whether the message that waits for a server connection is ordinary, see [`tenantry_wire::sql::is_ordinary`].
+    looked_at: Option<bool>,
     /// The shard that serves this session while it has no tenant. One and the same, because what
     /// drivers ask the catalog then (oids of tables and types) differs from shard to shard.
     home: Option<ShardId>,
@@ -281,6 +285,7 @@ impl Session {
             channel_found: None,
             last_words: None,
             description: None,
+            scs: reads_standard_strings(&reported),
             reported,
             late_reports: BTreeMap::new(),
             reverted: None,
@@ -293,6 +298,7 @@ impl Session {
             overdue: None,
             progress: (0, 0),
             closing: false,
+            looked_at: None,
             home: None,
             held: None,
             counts: Counts::default(),
@@ -451,9 +457,7 @@ impl Session {
     }
 
     fn scs(&self) -> bool {
-        self.reported
-            .get("standard_conforming_strings")
-            .is_none_or(|value| value == "on")
+        self.scs
     }
 
     /// Puts an answer of the router in its place among the server's replies.
@@ -491,9 +495,15 @@ impl Session {
         for (name, value) in std::mem::take(&mut self.late_reports) {
             if self.reported.get(&name) != Some(&value) {
                 backend::put_parameter_status(&mut self.output, &name, &value);
-                Arc::make_mut(&mut self.reported).insert(name, value);
+                self.know(name, value);
             }
         }
+    }
+
+    /// The client knows this setting now.
+    fn know(&mut self, name: String, value: String) {
+        Arc::make_mut(&mut self.reported).insert(name, value);
+        self.scs = reads_standard_strings(&self.reported);
     }
 
     fn end_implicit(&mut self) {
@@ -571,7 +581,14 @@ impl Session {
         if self.reported.get(name).map(String::as_str) == Some(value) {
             return false;
         }
-        Arc::make_mut(&mut self.reported).insert(name.to_owned(), value.to_owned());
+        self.know(name.to_owned(), value.to_owned());
         true
     }
+}
+
+/// How string constants are read by a session that knows these settings.
+fn reads_standard_strings(reported: &BTreeMap<String, String>) -> bool {
+    reported
+        .get(settings_seen::STRINGS)
+        .is_none_or(|value| value == "on")
 }

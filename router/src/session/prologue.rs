@@ -21,7 +21,7 @@ use crate::server::{BIND_STATEMENT, Bound, Link, Prepared, PreparedKey, ServerSt
 impl Session {
     /// Sends what is missing; answers whether anything was.
     pub(super) fn prepare_server(&mut self, server: &mut Link) -> bool {
-        if matches!(self.tx, Tx::Failed) {
+        if !self.needs_prologue(&server.state) {
             return false;
         }
         let before = server.output.len();

@@ -30,7 +30,13 @@ impl Session {
         if !matches!(self.tx, Tx::Failed | Tx::FailedHere { .. }) {
             self.forget_unnamed_portal();
         }
-        match self.survey(text) {
+        let ordinary = self.is_ordinary(text);
+        let survey = if ordinary && !matches!(self.tx, Tx::FailedHere { .. }) {
+            Survey::Forward(Vec::new(), false)
+        } else {
+            self.survey(text)
+        };
+        match survey {
             Survey::Forward(..) if std::mem::take(&mut self.batch.ahead_failed) => {
                 self.ready();
                 Ok(Handled::Done)
@@ -41,7 +47,10 @@ impl Session {
                     return Ok(Handled::Later);
                 }
                 let handled = self.forward_query(message, server, effects, ahead)?;
-                self.note_statement(text);
+                match handled {
+                    Handled::Acquire(_) => self.looked_at = Some(ordinary),
+                    _ => self.note_statement(text),
+                }
                 Ok(handled)
             }
             Survey::Script(script) => {
@@ -121,8 +130,12 @@ impl Session {
         let Some(server) = server else {
             return Ok(self.acquire());
         };
-        self.begin_implicit();
-        if bind_ahead && self.needs_prologue(&server.state) {
+        let unprepared = self.needs_prologue(&server.state);
+        // What changes nothing leaves nothing to take back.
+        if unprepared || !effects.is_empty() {
+            self.begin_implicit();
+        }
+        if bind_ahead && unprepared {
             self.prepare_server(server);
             frontend::put_sync(&mut server.output);
             self.expects.push(Expect::HiddenSync);
@@ -161,10 +174,17 @@ impl Session {
         }
         if let Some(server) = server.as_deref_mut() {
             // The function is known by number only: it may be set_config().
+            self.begin_implicit();
             self.pinned = true;
             server.state.dirty = true;
         }
         self.forward_query(message, server, Vec::new(), false)
+    }
+
+    /// [`sql::is_ordinary`], asked once for a message that has to wait for a connection.
+    pub(super) fn is_ordinary(&mut self, text: &[u8]) -> bool {
+        let looked_at = self.looked_at.take();
+        looked_at.unwrap_or_else(|| sql::is_ordinary(text))
     }
 
     /// The connection that the next statement needs.

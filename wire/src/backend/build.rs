@@ -55,9 +55,7 @@ pub fn put_backend_key_data(out: &mut BytesMut, pid: i32, key: &[u8]) {
 
 /// ReadyForQuery.
 pub fn put_ready(out: &mut BytesMut, status: TxStatus) {
-    put::frame(out, tag::READY_FOR_QUERY, |out| {
-        out.put_u8(status.to_byte())
-    });
+    out.extend_from_slice(&[tag::READY_FOR_QUERY, 0, 0, 0, 5, status.to_byte()]);
 }
 
 /// CommandComplete, for example `SELECT 1`.
@@ -67,32 +65,32 @@ pub fn put_command_complete(out: &mut BytesMut, command: impl AsRef<[u8]>) {
 
 /// ParseComplete.
 pub fn put_parse_complete(out: &mut BytesMut) {
-    put::frame(out, tag::PARSE_COMPLETE, |_| ());
+    put::bare(out, tag::PARSE_COMPLETE);
 }
 
 /// BindComplete.
 pub fn put_bind_complete(out: &mut BytesMut) {
-    put::frame(out, tag::BIND_COMPLETE, |_| ());
+    put::bare(out, tag::BIND_COMPLETE);
 }
 
 /// CloseComplete.
 pub fn put_close_complete(out: &mut BytesMut) {
-    put::frame(out, tag::CLOSE_COMPLETE, |_| ());
+    put::bare(out, tag::CLOSE_COMPLETE);
 }
 
 /// NoData.
 pub fn put_no_data(out: &mut BytesMut) {
-    put::frame(out, tag::NO_DATA, |_| ());
+    put::bare(out, tag::NO_DATA);
 }
 
 /// EmptyQueryResponse.
 pub fn put_empty_query(out: &mut BytesMut) {
-    put::frame(out, tag::EMPTY_QUERY, |_| ());
+    put::bare(out, tag::EMPTY_QUERY);
 }
 
 /// PortalSuspended.
 pub fn put_portal_suspended(out: &mut BytesMut) {
-    put::frame(out, tag::PORTAL_SUSPENDED, |_| ());
+    put::bare(out, tag::PORTAL_SUSPENDED);
 }
 
 /// RowDescription.
@@ -200,7 +198,7 @@ pub fn put_copy_data(out: &mut BytesMut, data: &[u8]) {
 
 /// CopyDone towards the client.
 pub fn put_copy_done(out: &mut BytesMut) {
-    put::frame(out, tag::COPY_DONE, |_| ());
+    put::bare(out, tag::COPY_DONE);
 }
 
 /// FunctionCallResponse; `None` is NULL.

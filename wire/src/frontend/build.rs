@@ -181,17 +181,17 @@ pub fn put_execute(out: &mut BytesMut, portal: impl AsRef<[u8]>, max_rows: i32) 
 
 /// Sync.
 pub fn put_sync(out: &mut BytesMut) {
-    put::frame(out, tag::SYNC, |_| ());
+    put::bare(out, tag::SYNC);
 }
 
 /// Flush.
 pub fn put_flush(out: &mut BytesMut) {
-    put::frame(out, tag::FLUSH, |_| ());
+    put::bare(out, tag::FLUSH);
 }
 
 /// Terminate.
 pub fn put_terminate(out: &mut BytesMut) {
-    put::frame(out, tag::TERMINATE, |_| ());
+    put::bare(out, tag::TERMINATE);
 }
 
 /// CopyData towards the server.
@@ -201,7 +201,7 @@ pub fn put_copy_data(out: &mut BytesMut, data: &[u8]) {
 
 /// CopyDone towards the server.
 pub fn put_copy_done(out: &mut BytesMut) {
-    put::frame(out, tag::COPY_DONE, |_| ());
+    put::bare(out, tag::COPY_DONE);
 }
 
 /// CopyFail: gives up the COPY for this reason.

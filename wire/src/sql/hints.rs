@@ -2,6 +2,73 @@
 
 use super::{cursor::Cursor, keywords::fold, lexer::TokenKind};
 
+/// Longest text that is told to be ordinary, bytes: for longer ones several fast searches cost less than one slow pass.
+const ORDINARY_MAX: usize = 1024;
+
+/// The bytes that [`is_ordinary`] looks at more closely.
+const IS_TELLING: [bool; 256] = {
+    let mut telling = [false; 256];
+    let bytes = *b"_&;\\mM";
+    let mut at = 0;
+    while at < bytes.len() {
+        telling[bytes[at] as usize] = true;
+        at += 1;
+    }
+    telling
+};
+
+/// Whether the text is one statement that concerns the router in nothing, however string constants are read:
+/// [`super::classify`] says [`super::Kind::Plain`], no other judgement here holds, and there is no backslash. Most
+/// statements are, and are told here by one pass over their bytes; false says nothing.
+#[must_use]
+pub fn is_ordinary(text: &[u8]) -> bool {
+    if text.len() > ORDINARY_MAX {
+        return false;
+    }
+    let begins = text.trim_ascii_start();
+    let is_word = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 128..);
+    let word = begins.iter().take_while(is_word);
+    let selects = match begins.get(..word.count()) {
+        Some(word) if word.eq_ignore_ascii_case(b"select") => true,
+        Some(word) if word.eq_ignore_ascii_case(b"with") => true,
+        Some(word) if word.eq_ignore_ascii_case(b"insert") => false,
+        Some(word) if word.eq_ignore_ascii_case(b"update") => false,
+        Some(word) if word.eq_ignore_ascii_case(b"delete") => false,
+        _ => return false,
+    };
+    let telling = text
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| IS_TELLING[usize::from(**byte)]);
+    !telling.into_iter().any(|(at, byte)| match byte {
+        b'_' => is_part_of_name_that_matters(text, at),
+        b'm' | b'M' => selects && surrounded(text, at, b"te", b"p"),
+        b'&' => surrounded(text, at, b"u", b"\""),
+        b';' => !super::split::is_end(text.get(at..).unwrap_or_default()),
+        b'\\' => true,
+        _ => false,
+    })
+}
+
+/// Whether one of the names that the judgements here look for has this underscore.
+fn is_part_of_name_that_matters(text: &[u8], at: usize) -> bool {
+    let last = at.checked_sub(1).and_then(|before| text.get(before));
+    let (Some(last), Some(next)) = (last, text.get(at + 1)) else {
+        return false;
+    };
+    match (last.to_ascii_lowercase(), next.to_ascii_lowercase()) {
+        (b't', b'c') => surrounded(text, at, b"set", b"config"),
+        (b't', b's') => surrounded(text, at, b"current", b"setting"),
+        (b'y', b't') => surrounded(text, at, b"query", b"to"),
+        (b's', b's') => surrounded(text, at, b"ts", b"stat"),
+        (b's', b'r') => surrounded(text, at, b"ts", b"rewrite"),
+        (b'g', b's') => surrounded(text, at, b"pg", b"settings"),
+        (b'y', b'l') => surrounded(text, at, b"advisory", b"lock"),
+        (b'd', b'p') => surrounded(text, at, b"backend", b"pid"),
+        _ => false,
+    }
+}
+
 /// Whether the text may call `set_config` or `current_setting`, or hides identifiers behind escapes. A pass over the
 /// bytes without allocation; also true where the words stand in a literal or a comment.
 #[must_use]

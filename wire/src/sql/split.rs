@@ -37,8 +37,13 @@ fn only_trailing_semicolons(text: &[u8]) -> Option<usize> {
     let Some(first) = memchr(b';', text) else {
         return Some(text.len());
     };
-    let is_trailing = |c: &u8| *c == b';' || c.is_ascii_whitespace();
-    text.get(first..)?.iter().all(is_trailing).then_some(first)
+    is_end(text.get(first..)?).then_some(first)
+}
+
+/// Whether these are semicolons and white space only.
+pub(super) fn is_end(text: &[u8]) -> bool {
+    text.iter()
+        .all(|byte| *byte == b';' || byte.is_ascii_whitespace())
 }
 
 /// Iterates over the statements of a text; see [`split`].

@@ -9,7 +9,7 @@ use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::frontend as tag;
 
 use super::{Connection, HIGH_WATER};
-use crate::buffers::{self, READ_SIZE};
+use crate::buffers;
 use crate::pool::Lease;
 use crate::server::Server;
 use crate::stream::Stream;
@@ -36,7 +36,7 @@ impl Connection {
         let was_high = self.session.output.len() > HIGH_WATER;
         let owed = self.session.output.len();
         let written = poll_write(&mut self.stream, &mut self.session.output, cx);
-        if self.session.lends_buffers() {
+        if owed > 0 && self.gives_buffers_back(lease.is_some()) {
             buffers::take_back(&mut self.session.output);
         }
         self.meter.sent(owed - self.session.output.len());
@@ -51,8 +51,9 @@ impl Connection {
         }
         // A message larger than the bound is read to its end, and no further.
         let bound = HIGH_WATER.max(self.session.wanted(&self.input));
-        if !server_full && self.input.len() < bound {
-            match self.stream.poll_fill(&mut self.input, READ_SIZE, cx) {
+        // What the server says comes first; the next look is the client's.
+        if !progress && !server_full && self.input.len() < bound {
+            match self.stream.poll_fill(&mut self.input, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     if !self.may_still_end_orderly() {
                         io.client_closed = true;
@@ -83,10 +84,7 @@ impl Connection {
             Err(_) => io.server_closed = true,
         }
         if self.session.output.len() <= HIGH_WATER {
-            match server
-                .stream
-                .poll_fill(&mut server.link.input, READ_SIZE, cx)
-            {
+            match server.stream.poll_fill(&mut server.link.input, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => io.server_closed = true,
                 Poll::Ready(Ok(_)) => progress = true,
                 Poll::Pending => {}
@@ -103,6 +101,9 @@ impl Connection {
 }
 
 fn poll_write(stream: &mut Stream, output: &mut BytesMut, cx: &mut Context<'_>) -> io::Result<()> {
+    if output.is_empty() && !stream.holds_bytes() {
+        return Ok(());
+    }
     stream.poll_drain(output, cx)?;
     if output.is_empty() && output.capacity() > HIGH_WATER {
         *output = BytesMut::new();
@@ -119,7 +120,7 @@ pub(super) async fn client_gone(stream: &mut Stream, input: &mut BytesMut, outpu
             return Poll::Ready(());
         }
         while !said_goodbye && input.len() < HIGH_WATER {
-            match stream.poll_fill(input, READ_SIZE, cx) {
+            match stream.poll_fill(input, cx) {
                 Poll::Ready(Ok(0) | Err(_)) if ends_with_terminate(input) => said_goodbye = true,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(_)) => {}

@@ -26,22 +26,23 @@ impl From<Refusal> for Unavailable {
 }
 
 impl Connection {
-    pub(super) async fn acquire_unless(
+    /// A server connection that is idle right now, unless the session is to have none.
+    pub(super) fn acquire_at_once(
         &mut self,
         withheld: Option<Box<Refusal>>,
         tenant: Option<TenantId>,
-    ) -> Result<Lease, Unavailable> {
-        match withheld {
-            Some(refusal) => Err((*refusal).into()),
-            None => match self.router.idle_connection(&self.session, tenant)? {
-                Some(lease) => Ok(self.attach(lease, tenant)),
-                None => Box::pin(self.acquire(tenant)).await,
-            },
+    ) -> Result<Option<Lease>, Refusal> {
+        if let Some(refusal) = withheld {
+            return Err(*refusal);
         }
+        let idle = self
+            .router
+            .idle_connection(&self.session, tenant, &mut self.route)?;
+        Ok(idle.map(|lease| self.attach(lease, tenant)))
     }
 
     /// Waits for a server connection for the tenant's shard.
-    async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
+    pub(super) async fn acquire(&mut self, tenant: Option<TenantId>) -> Result<Lease, Unavailable> {
         // What the session has answered already must not wait for the connection, nor the connection for a client
         // that does not read.
         let mut output = std::mem::take(&mut self.session.output);

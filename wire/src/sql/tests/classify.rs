@@ -3,8 +3,8 @@
 use super::kind;
 use crate::sql::{
     Arg, DiscardTarget, Isolation, Kind, ParamType, SetValue, SettingCall, TransactionModes,
-    classify, is_read_only_hint, mentions_setting_function, quote_identifier, quote_literal,
-    takes_session_lock,
+    classify, is_ordinary, is_read_only_hint, mentions_setting_function, quote_identifier,
+    quote_literal, takes_session_lock,
 };
 
 fn set(local: bool, name: &str, values: &[&str]) -> (bool, String, SetValue) {
@@ -752,6 +752,37 @@ fn hints_err_to_the_safe_side() {
     assert!(!takes_session_lock(
         b"select pg_advisory_xact_lock(1), pg_advisory_unlock(1)"
     ));
+    for ordinary in [
+        "select 1",
+        "\n Select order_line_count, t.product_shop from pg_settlement where a_b = $1 ;\n",
+        "with a as (select 1) select * from a",
+        "insert into temperature values ('x & y')",
+        "UPDATE t SET c_s = 'ü'",
+        "delete from t",
+    ] {
+        assert!(is_ordinary(ordinary.as_bytes()), "{ordinary}");
+    }
+    for other in [
+        "",
+        "-- a\nselect 1",
+        "selec 1",
+        "table t",
+        "begin",
+        "select 1; select 2",
+        "select 'a\\'",
+        "select SET_CONFIG('a', 'b', true)",
+        "select current_setting('a')",
+        "select u&\"a\"",
+        "select query_to_xml('a')",
+        "select ts_stat('a')",
+        "select ts_rewrite(a, 'b')",
+        "update pg_settings set setting = 1",
+        "select pg_advisory_lock(1)",
+        "select pg_backend_pid()",
+        "select 1 into temp t",
+    ] {
+        assert!(!is_ordinary(other.as_bytes()), "{other}");
+    }
     assert!(mentions_setting_function(b"SELECT Set_Config("));
     assert!(mentions_setting_function(b"select u&\"x\""));
     assert!(!mentions_setting_function(

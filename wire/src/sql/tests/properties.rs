@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use crate::sql::{
-    Kind, Lexer, SetValue, classify, is_read_only_hint, is_single, quote_identifier, quote_literal,
-    split, sql_comment_tenant,
+    Kind, Lexer, SetValue, classify, is_ordinary, is_read_only_hint, is_single, may_set_unseen,
+    mentions_setting_function, quote_identifier, quote_literal, split, sql_comment_tenant,
+    takes_session_lock,
 };
 
 /// Pieces from which texts with many lexical traps are made.
@@ -50,6 +51,15 @@ fn piece() -> impl Strategy<Value = &'static str> {
         "as ",
         "uescape ",
         "into temp ",
+        "insert ",
+        "with ",
+        "current_setting",
+        "query_to_xml",
+        "pg_settings",
+        "update ",
+        "pg_advisory_lock",
+        "pg_backend_pid()",
+        "u&\"",
     ])
 }
 
@@ -69,6 +79,22 @@ proptest! {
             end = token.end;
         }
         prop_assert!(end <= text.len());
+    }
+
+    /// What is told to be ordinary without a closer look is found to be ordinary by each of them.
+    #[test]
+    fn an_ordinary_statement_stands_a_closer_look(text in text(), start in 0..5_usize) {
+        let start = ["", "select ", " INSERT ", "with ", "update"][start];
+        let text = [start, &text].concat();
+        let bytes = text.as_bytes();
+        if is_ordinary(bytes) {
+            for scs in [true, false] {
+                prop_assert_eq!(classify(bytes, scs), Kind::Plain);
+                prop_assert!(is_single(bytes, scs));
+            }
+            prop_assert!(!may_set_unseen(bytes) && !mentions_setting_function(bytes));
+            prop_assert!(!takes_session_lock(bytes) && !bytes.contains(&b'\\'));
+        }
     }
 
     /// Dividing loses nothing: between two statements stand only white space, comments and semicolons.

@@ -1,0 +1,52 @@
+//! What a session has found out about its tenant's way to a server, kept for its next statement.
+//!
+//! Looking a tenant up, checking that it may be served and finding its pool is the same work for every statement until
+//! the fleet changes. Good only as long as nothing it was made of has changed; nothing is decided here.
+
+use std::sync::Arc;
+
+use tenantry_schema::tenant::TenantId;
+
+use crate::pool::Pool;
+
+/// What a route was made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Versions {
+    pub(crate) fleet: u64,
+    pub(crate) pools: u64,
+}
+
+/// The way of one session's last tenant, if it had one.
+#[derive(Debug, Default)]
+pub(crate) struct Route {
+    tenant: Option<TenantId>,
+    made_of: Versions,
+    pool: Option<Arc<Pool>>,
+}
+
+impl Route {
+    /// Whether this tenant may be served, as far as `now` goes.
+    pub(crate) fn admits(&self, tenant: TenantId, now: Versions) -> bool {
+        self.tenant == Some(tenant) && self.made_of == now
+    }
+
+    /// The tenant's pool, if it is known and still the one.
+    pub(crate) fn pool(&self, tenant: TenantId, now: Versions) -> Option<&Arc<Pool>> {
+        self.pool.as_ref().filter(|_| self.admits(tenant, now))
+    }
+
+    /// Keeps what was found out about a tenant that may be served; `made_of` was read before.
+    pub(crate) fn learn(
+        &mut self,
+        tenant: TenantId,
+        made_of: Versions,
+        pool: Option<Arc<Pool>>,
+    ) -> Option<&Arc<Pool>> {
+        *self = Self {
+            tenant: Some(tenant),
+            made_of,
+            pool,
+        };
+        self.pool.as_ref()
+    }
+}
