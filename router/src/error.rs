@@ -148,6 +148,8 @@ pub(crate) enum Refusal {
     },
     #[error("cannot insert multiple commands into a prepared statement")]
     SeveralStatements,
+    #[error("cached plan must not change result type")]
+    ResultChanged,
     #[error("portal \"{name}\" cannot be run")]
     PortalDone { name: String },
     #[error("portal \"{name}\" does not exist")]
@@ -223,7 +225,7 @@ impl Refusal {
             Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
             Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Startup { code, .. } => code,
-            Self::Unsupported { .. } => sqlstate::FEATURE_NOT_SUPPORTED,
+            Self::Unsupported { .. } | Self::ResultChanged => sqlstate::FEATURE_NOT_SUPPORTED,
             Self::TransactionAborted => sqlstate::IN_FAILED_SQL_TRANSACTION,
             Self::DuplicateStatement { .. } => sqlstate::DUPLICATE_PREPARED_STATEMENT,
             Self::UnknownStatement { .. } => sqlstate::INVALID_SQL_STATEMENT_NAME,
@@ -289,6 +291,7 @@ impl Refusal {
             Self::UnknownStatement { .. } => "STATEMENT_UNKNOWN",
             Self::ParameterCount { .. } => "PARAMETER_COUNT",
             Self::SeveralStatements => "SEVERAL_STATEMENTS",
+            Self::ResultChanged => "RESULT_CHANGED",
             Self::PortalDone { .. } => "PORTAL_DONE",
             Self::UnknownPortal { .. } => "PORTAL_UNKNOWN",
             Self::UnknownSetting { .. } => "SETTING_UNKNOWN",
@@ -440,6 +443,7 @@ impl Refusal {
             Self::DuplicateStatement { .. } => "close or DEALLOCATE it first, or use another name",
             Self::UnknownStatement { .. } => "prepare it first",
             Self::ParameterCount { .. } => "bind as many values as the statement has parameters",
+            Self::ResultChanged => "prepare the statement again",
             Self::SeveralStatements => "prepare each of them, or send a simple query",
             Self::PortalDone { .. } => "bind the statement again to run it again",
             Self::UnknownPortal { .. } => "bind it first; portals end with their transaction",

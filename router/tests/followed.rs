@@ -84,44 +84,6 @@ async fn a_parameter_is_read_in_the_format_it_has() {
     }
 }
 
-/// After a change of the table the plan is refused once, as PostgreSQL refuses it, and is prepared anew for the next
-/// execution.
-#[tokio::test]
-async fn a_changed_result_is_prepared_anew() {
-    let fleet = Fleet::builder().shards(1).tenants(1);
-    let setup = setup_with(fleet, |config| config.pool_size = 1).await;
-    setup.seed().await;
-    let mut client = setup.raw_for(0).await;
-    client
-        .send(|out| {
-            frontend::put_parse(out, "all", "SELECT * FROM events", &[]);
-            frontend::put_sync(out);
-        })
-        .await
-        .unwrap();
-    client.until_ready().await.unwrap();
-    let mut codes = Vec::new();
-    for change in [
-        "SELECT 1",
-        "ALTER TABLE events ADD COLUMN extra int",
-        "SELECT 1",
-    ] {
-        let admin = setup.fleet.shard(0).admin().await.unwrap();
-        admin.batch_execute(change).await.unwrap();
-        client
-            .send(|out| {
-                frontend::put_bind(out, "", "all", &[], Format::Text);
-                frontend::put_execute(out, "", 0);
-                frontend::put_sync(out);
-            })
-            .await
-            .unwrap();
-        let answer = client.until_ready().await.unwrap();
-        codes.push(error_of(&answer).map(|error| error.code));
-    }
-    assert_eq!(codes, [None, Some("0A000".to_owned()), None]);
-}
-
 /// The SQL command EXECUTE by extended protocol runs what was prepared in either way.
 #[tokio::test]
 async fn execute_works_in_both_protocols() {

@@ -408,6 +408,7 @@ impl Opening {
                 savepoints: Vec::new(),
                 copy_role: false,
                 prepared: PreparedCache::new(login.statements_max),
+                kept: crate::session::Kept::default(),
                 unnamed: None,
                 parameters: self.parameters,
                 status: TxStatus::Idle,

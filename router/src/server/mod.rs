@@ -21,7 +21,7 @@ pub(crate) use connect::{ConnectError, ServerLogin, Unguarded, open, open_unguar
 pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source};
 
 use crate::activity::ServerGuard;
-use crate::session::Settings;
+use crate::session::{Kept, Settings};
 use crate::stream::Stream;
 use crate::tls::Shards;
 
@@ -74,6 +74,8 @@ pub(crate) struct ServerState {
     /// The transaction runs as `tenantry_copy` until told otherwise.
     pub(crate) copy_role: bool,
     pub(crate) prepared: PreparedCache,
+    /// The batch that was sent last, if it may have to run again.
+    pub(crate) kept: Kept,
     /// Session and generation whose unnamed statement the server holds.
     pub(crate) unnamed: Option<(u64, u64)>,
     /// Values of the reported settings.

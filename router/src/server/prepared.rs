@@ -29,6 +29,7 @@ pub(crate) struct Prepared {
     /// Name on every server connection.
     pub(crate) name: String,
     pub(crate) source: Source,
+    settings_hash: u64,
 }
 
 impl PartialEq for Prepared {
@@ -59,19 +60,38 @@ impl Registry {
         if let Some(prepared) = inner.by_key.get(&key).and_then(Weak::upgrade) {
             return prepared;
         }
-        inner.last_id += 1;
-        let prepared = Arc::new(Prepared {
-            id: inner.last_id,
-            name: format!("_t{}", inner.last_id),
-            source: key.source.clone(),
-        });
-        inner.by_key.insert(key, Arc::downgrade(&prepared));
-        inner.sweep();
-        prepared
+        inner.name(key)
+    }
+
+    /// The same statement under a name that no connection knows, because what is known under its own is out of date.
+    pub(crate) fn renew(&self, outdated: &Prepared) -> Arc<Prepared> {
+        let key = PreparedKey {
+            source: outdated.source.clone(),
+            settings_hash: outdated.settings_hash,
+        };
+        let mut inner = self.inner.lock();
+        match inner.by_key.get(&key).and_then(Weak::upgrade) {
+            // Somebody else has noticed before.
+            Some(prepared) if prepared.id != outdated.id => prepared,
+            _ => inner.name(key),
+        }
     }
 }
 
 impl RegistryInner {
+    fn name(&mut self, key: PreparedKey) -> Arc<Prepared> {
+        self.last_id += 1;
+        let prepared = Arc::new(Prepared {
+            id: self.last_id,
+            name: format!("_t{}", self.last_id),
+            source: key.source.clone(),
+            settings_hash: key.settings_hash,
+        });
+        self.by_key.insert(key, Arc::downgrade(&prepared));
+        self.sweep();
+        prepared
+    }
+
     /// Forgets statements that nobody uses each time the map has doubled.
     fn sweep(&mut self) {
         if self.by_key.len() > self.sweep_at.max(1024) {
@@ -186,6 +206,17 @@ mod tests {
         let registry = Registry::default();
         let first = registry.intern(key("SELECT 1")).id;
         assert_ne!(first, registry.intern(key("SELECT 1")).id);
+    }
+
+    #[test]
+    fn an_outdated_statement_gets_one_new_name() {
+        let registry = Registry::default();
+        let old = registry.intern(key("SELECT * FROM t"));
+        let new = registry.renew(&old);
+        assert_ne!(old.id, new.id);
+        assert_eq!(new.id, registry.renew(&old).id);
+        assert_eq!(new.id, registry.intern(key("SELECT * FROM t")).id);
+        assert_ne!(new.id, registry.renew(&new).id);
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Session {
         if self.passing_in > 0 {
             return self.pass_in(input, server);
         }
+        if self.again.is_some()
+            && let Some(next) = self.take_up_again(input)
+        {
+            return next;
+        }
         if self.script.is_some() && !self.copy_in {
             let handled = self.script_step(server.as_deref_mut());
             return self.conclude(handled, server).0;

@@ -1,5 +1,6 @@
 //! Describe: the server's answer, or the router's for a statement that it runs itself.
 
+use bytes::Bytes;
 use tenantry_wire::backend::{self, Column};
 use tenantry_wire::frontend::{self, Format, Target, TargetKind};
 use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
@@ -32,7 +33,9 @@ impl Session {
             if self.lacks_portal(target.name) {
                 return self.unknown_portal(target.name, server);
             }
-            return self.forward_extended(message, server, Expect::Describe(Shown::AtOnce));
+            self.describes_portals = true;
+            let expect = Expect::Describe(Shown::AtOnce);
+            return self.forward_extended(message, server, expect);
         }
         let Some(mut statement) = self.statements.find(target.name).cloned() else {
             if !self.settle(server) {
@@ -69,13 +72,17 @@ impl Session {
                 self.prepare_on(server, prepared);
                 let name = &prepared.name;
                 frontend::put_describe(&mut server.output, TargetKind::Statement, name);
+                server.state.kept.push(message.bytes);
+                let name = Bytes::copy_from_slice(target.name);
+                self.expects.push(Expect::DescribeStatement(name));
             }
             _ => {
                 self.ensure_unnamed(&statement, server);
                 server.output.extend_from_slice(message.bytes);
+                server.state.kept.give_up();
+                self.expects.push(Expect::Describe(Shown::AtOnce));
             }
         }
-        self.expects.push(Expect::Describe(Shown::AtOnce));
         Ok(Handled::Done)
     }
 

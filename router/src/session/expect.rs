@@ -123,6 +123,10 @@ pub(crate) enum Expect {
     Bind,
     /// RowDescription or NoData.
     Describe(Shown),
+    /// ParameterDescription, and RowDescription or NoData, of a named statement by the client's name.
+    DescribeStatement(Bytes),
+    /// Ours: the same replies.
+    HiddenDescribe,
     Execute {
         effects: Vec<Effect>,
         /// The CommandComplete waits for ReadyForQuery: an error at commit replaces it.
@@ -156,6 +160,7 @@ impl Expect {
                 | Self::Notify { .. }
                 | Self::HiddenClose(_)
                 | Self::HiddenAbort
+                | Self::HiddenDescribe
                 | Self::HiddenSync
                 | Self::Fallback { .. }
                 | Self::Check { .. }
@@ -229,6 +234,15 @@ pub(crate) struct Skipped {
     pub(crate) resynchronises: bool,
 }
 
+/// What is outstanding of the batch at the front of the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RestOfBatch {
+    /// Messages of the client that execute or describe something.
+    pub(crate) runs: usize,
+    /// The client waits for nothing else, neither in the batch nor behind it.
+    pub(crate) is_all: bool,
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub(crate) struct Expects {
@@ -278,6 +292,39 @@ impl Expects {
     fn push_front(&mut self, expect: Expect) {
         self.push(expect);
         self.queue.rotate_right(1);
+    }
+
+    /// What the client waits for.
+    pub(crate) fn rest_of_batch(&self) -> RestOfBatch {
+        let mut rest = RestOfBatch {
+            runs: 0,
+            is_all: true,
+        };
+        for (index, expect) in self.queue.iter().enumerate() {
+            match expect {
+                Expect::Sync => {
+                    rest.is_all &= index + 1 == self.queue.len();
+                    break;
+                }
+                Expect::Bind
+                | Expect::Describe(_)
+                | Expect::DescribeStatement(_)
+                | Expect::Execute { .. } => rest.runs += 1,
+                Expect::HiddenParse(_)
+                | Expect::HiddenBind
+                | Expect::HiddenExecute(_)
+                | Expect::HiddenClose(_) => {}
+                _ => rest.is_all = false,
+            }
+        }
+        rest
+    }
+
+    /// The Sync at the front becomes the router's own.
+    pub(crate) fn hide_sync(&mut self) {
+        if let Some(front @ Expect::Sync) = self.queue.front_mut() {
+            *front = Expect::HiddenSync;
+        }
     }
 
     /// Drops what the server skips after an error in the extended protocol: everything up to the

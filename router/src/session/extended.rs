@@ -171,6 +171,7 @@ impl Session {
         let statement = ClientStatement::Server {
             prepared: prepared.clone(),
             role,
+            told: None,
         };
         self.counts.client_parses += 1;
         let undo = self.statements.change(name.clone(), Some(statement));
@@ -283,12 +284,20 @@ impl Session {
                     self.prepare_on(server, needed);
                 }
                 self.prepare_on(server, prepared);
+                if self.again.is_some() {
+                    match self.still_knows(prepared, server) {
+                        Some(known) => known?,
+                        None => return Ok(Handled::Later),
+                    }
+                }
                 let name = &prepared.name;
                 frontend::put_bind_renamed(&mut server.output, bind.portal, name, bind.rest);
+                server.state.kept.push(message.bytes);
             }
             _ => {
                 self.ensure_unnamed(&statement, server);
                 server.output.extend_from_slice(message.bytes);
+                server.state.kept.give_up();
             }
         }
         self.expects.push(Expect::Bind);
@@ -298,7 +307,7 @@ impl Session {
 
     fn bind_effects(statement: &ClientStatement, bind: &Bind<'_>) -> Result<Vec<Effect>, Refusal> {
         let (role, text) = match statement {
-            ClientStatement::Server { prepared, role } => match &prepared.source {
+            ClientStatement::Server { prepared, role, .. } => match &prepared.source {
                 Source::Protocol { text, .. } => (*role, text),
                 source => return Self::effects_of_prepared(source),
             },
@@ -363,6 +372,7 @@ impl Session {
         ClientStatement::Server {
             prepared,
             role: StatementRole::SetsConfig,
+            told: None,
         }
     }
 
@@ -557,6 +567,10 @@ impl Session {
             return Ok(self.acquire_or_later());
         };
         server.output.extend_from_slice(message.bytes);
+        server.state.kept.push(message.bytes);
+        if message.tag == tag::DESCRIBE {
+            server.state.kept.note_portal_described();
+        }
         self.expects.push(expect);
         debug_assert!(message.tag != tag::SYNC);
         Ok(Handled::Done)
@@ -590,6 +604,11 @@ impl Session {
     }
 
     fn begin_batch(&mut self, server: &mut Link) {
+        if !self.batch.forwarded && !self.batch.executed {
+            server.state.kept.begin();
+        } else if !self.batch.forwarded {
+            server.state.kept.give_up();
+        }
         self.begin_implicit();
         self.prepare_server(server);
         self.batch.forwarded = true;

@@ -136,6 +136,7 @@ impl Session {
             Mode::Simple { .. } => self.sync_owed = true,
             Mode::Extended { .. } => self.batch.forwarded = true,
         }
+        server.state.kept.give_up();
         self.batch.ended = false;
         self.note_in_flight(false);
     }

@@ -8,6 +8,7 @@
 //! a statement that the router runs itself waits until nothing is outstanding ([`Session::settled`]).
 //! And whatever is sent has an entry in [`Expects`], so that every reply finds its place.
 
+mod again;
 mod client;
 mod copy;
 mod describe;
@@ -44,10 +45,12 @@ use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend::{self, ErrorFields, TxStatus};
 use tenantry_wire::frame;
 
+pub(crate) use self::again::Kept;
 pub(crate) use self::observe::Observed;
 pub(crate) use self::special::unsafe_encoding;
 pub(crate) use self::state::{Assigned, Settings};
 
+use self::again::Again;
 use self::expect::{Expect, Expects};
 use self::script::Script;
 use self::state::{State, View};
@@ -214,6 +217,10 @@ pub(crate) struct Session {
     outcome_open: bool,
     /// The transaction was lost while nothing ran: the next error says why.
     lost: Option<Refusal>,
+    /// The request that runs again.
+    again: Option<Box<Again>>,
+    /// The client has asked for the description of a portal.
+    describes_portals: bool,
     /// What runs has been cancelled by the router: the error says why.
     overdue: Option<Refusal>,
     /// Requests answered and transactions ended; they wrap.
@@ -295,6 +302,8 @@ impl Session {
             failed_portal: false,
             outcome_open: false,
             lost: None,
+            again: None,
+            describes_portals: false,
             overdue: None,
             progress: (0, 0),
             closing: false,
@@ -420,7 +429,12 @@ impl Session {
 
     /// What the session does while it waits for bytes.
     pub(crate) fn activity(&self) -> ClientState {
-        if !self.settled() || self.batch.forwarded || self.script.is_some() || self.copy_in {
+        if !self.settled()
+            || self.batch.forwarded
+            || self.script.is_some()
+            || self.again.is_some()
+            || self.copy_in
+        {
             return ClientState::Active;
         }
         match self.tx {
@@ -444,7 +458,10 @@ impl Session {
 
     /// Whether a stopping router may end the session now.
     pub(crate) fn is_drainable(&self) -> bool {
-        self.is_at_rest() && self.script.is_none() && matches!(self.tx, Tx::Idle)
+        self.is_at_rest()
+            && self.script.is_none()
+            && self.again.is_none()
+            && matches!(self.tx, Tx::Idle)
     }
 
     /// The transaction status that the client is told.
@@ -481,6 +498,7 @@ impl Session {
             self.clear_portals();
         }
         self.batch = Batch::default();
+        self.again = None;
         let status = self.status();
         backend::put_ready(&mut self.output, status);
     }

@@ -150,6 +150,7 @@ impl Session {
                 self.copy_starting = false;
                 self.output.extend_from_slice(message);
             }
+            tag::PARAMETER_DESCRIPTION if self.has_told_parameters() => {}
             tag::PARAMETER_DESCRIPTION
             | tag::COPY_OUT
             | tag::COPY_DONE
@@ -196,6 +197,9 @@ impl Session {
                 self.expects.pop();
                 shown
             }
+            Some(Expect::DescribeStatement(_) | Expect::HiddenDescribe) => {
+                return self.statement_described(message);
+            }
             _ => Shown::AtOnce,
         };
         match shown {
@@ -208,7 +212,7 @@ impl Session {
     }
 
     /// Answers of the router that were waiting for their turn.
-    fn flush_local(&mut self) {
+    pub(super) fn flush_local(&mut self) {
         while let Some(Expect::Local(_) | Expect::Undo(_)) = self.expects.front() {
             if let Some(Expect::Local(bytes)) = self.expects.pop() {
                 self.output.extend_from_slice(&bytes);
@@ -362,7 +366,7 @@ impl Session {
     }
 
     /// After a rollback: whether what the server reports is the client's to know.
-    fn take_back_reports(&mut self, view: Option<View>, server: &ServerState) {
+    pub(super) fn take_back_reports(&mut self, view: Option<View>, server: &ServerState) {
         if server.applied_by_router && view.is_some() {
             self.reverted = view;
         }
@@ -454,6 +458,7 @@ impl Session {
         self.follow_status(status, shown, &mut server.state);
         if shown {
             self.overdue = None;
+            self.again = None;
             self.progress.0 = self.progress.0.wrapping_add(1);
             self.end_results();
             self.release_notifications();
@@ -525,6 +530,9 @@ impl Session {
         }
         self.channel_found = None;
         if self.check_failed(message, &fields) {
+            return Ok(());
+        }
+        if self.runs_again(&fields, server) {
             return Ok(());
         }
         self.take_back_reports(self.state.view(), &server.state);
@@ -629,10 +637,6 @@ impl Session {
         match fields.code.as_str() {
             // Somebody wrote the setting by other means than ours.
             "42704" | "42501" => server.bound = Bound::Unknown,
-            // A statement's result is not what it was when it was prepared: all are prepared anew.
-            "0A000" if fields.routine.as_deref() == Some("RevalidateCachedQuery") => {
-                server.dirty = true;
-            }
             // Somebody deallocated our statements.
             "26000" | "42P05" => server.dirty = true,
             _ => {}
@@ -640,7 +644,7 @@ impl Session {
     }
 
     /// Forgets what the skipped messages would have done; answers whether a Sync is on order.
-    fn undo(&mut self, skipped: Skipped, server: &mut ServerState) -> bool {
+    pub(super) fn undo(&mut self, skipped: Skipped, server: &mut ServerState) -> bool {
         for parse in skipped.parses {
             let prepared = parse.prepared.as_deref();
             if let Some(prepared) = prepared

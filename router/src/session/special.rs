@@ -350,6 +350,7 @@ impl Session {
         server: &mut Link,
     ) {
         self.note_statement(text);
+        server.state.kept.give_up();
         let portal = self.own_portal();
         frontend::put_parse(&mut server.output, "", text, &[]);
         frontend::put_bind(&mut server.output, portal, "", &[], Format::Text);
@@ -535,6 +536,7 @@ impl Session {
         server: &mut Link,
     ) -> Result<Handled, Refusal> {
         self.answer(|out| backend::put_command_complete(out, tag));
+        server.state.kept.give_up();
         match mode {
             Mode::Simple { last, .. } => {
                 self.sync_owed = true;

@@ -46,6 +46,7 @@ impl Session {
         if taken {
             // What is wrong with the statement comes before what is wrong with its name.
             self.prepare_on(server, &prepared);
+            server.state.kept.give_up();
             match mode {
                 Mode::Simple { .. } => self.sync_owed = true,
                 Mode::Extended { .. } => self.batch.forwarded = true,
@@ -85,12 +86,17 @@ impl Session {
         };
         let prepared = self.shared.registry.intern(PreparedKey {
             source: Source::Protocol {
-                text: execution(&needed, args).into(),
+                text: execution(&needed.name, args).into(),
                 types: types.clone(),
             },
             settings_hash: self.state.settings().hash(),
         });
-        Ok(Some((needed, ClientStatement::Server { prepared, role })))
+        let execute = ClientStatement::Server {
+            prepared,
+            role,
+            told: None,
+        };
+        Ok(Some((needed, execute)))
     }
 
     /// EXECUTE with the statement's router-wide name.
@@ -126,8 +132,12 @@ impl Session {
         self.begin_implicit();
         self.prepare_server(server);
         self.prepare_on(server, &prepared);
-        let text = execution(&prepared, arguments);
+        let text = execution(&prepared.name, arguments);
         self.send_statement(&text, effects, mode, server);
+        if let Mode::Simple { only: true, .. } = mode {
+            let query = execution(&sql::quote_identifier(name), arguments);
+            server.state.kept.keep_execute(query.into(), &prepared);
+        }
         if let Mode::Simple { last: true, .. } = mode {
             self.send_owed_sync(server);
         }
@@ -151,8 +161,8 @@ pub(super) fn preparation(prepared: &Prepared) -> Vec<u8> {
     [b"PREPARE ", name, b" ", types, b" AS ", statement].concat()
 }
 
-fn execution(prepared: &Prepared, arguments: &[u8]) -> Vec<u8> {
-    let mut text = format!("EXECUTE {}", prepared.name).into_bytes();
+fn execution(name: &str, arguments: &[u8]) -> Vec<u8> {
+    let mut text = format!("EXECUTE {name}").into_bytes();
     if !arguments.is_empty() {
         text.push(b'(');
         text.extend_from_slice(arguments);

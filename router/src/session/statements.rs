@@ -14,6 +14,8 @@ pub(crate) enum ClientStatement {
     Server {
         prepared: Arc<Prepared>,
         role: StatementRole,
+        /// What the client was told of its result, as a hash.
+        told: Option<u64>,
     },
     /// The unnamed statement; runs on the server as it is.
     Unnamed {
@@ -132,9 +134,24 @@ impl Statements {
         let statement = ClientStatement::Server {
             prepared,
             role: StatementRole::Plain,
+            told: None,
         };
         self.named
             .insert(Bytes::copy_from_slice(name.as_bytes()), statement);
+    }
+
+    /// The client has been told the result of a statement.
+    pub(crate) fn note_told(&mut self, name: &[u8], result: u64) {
+        if let Some(ClientStatement::Server { told, .. }) = self.named.get_mut(name) {
+            *told = Some(result);
+        }
+    }
+
+    /// Gives a statement another router-wide name.
+    pub(crate) fn renew(&mut self, name: &[u8], renewed: &Arc<Prepared>) {
+        if let Some(ClientStatement::Server { prepared, .. }) = self.named.get_mut(name) {
+            *prepared = Arc::clone(renewed);
+        }
     }
 
     /// The client's name for a router-wide statement.

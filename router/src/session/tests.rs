@@ -71,6 +71,7 @@ fn link() -> Link {
             savepoints: Vec::new(),
             copy_role: false,
             prepared: PreparedCache::new(2),
+            kept: super::Kept::default(),
             unnamed: None,
             parameters: BTreeMap::new(),
             status: TxStatus::Idle,

@@ -114,7 +114,8 @@ impl Stage {
         None
     }
 
-    /// The script without the steps that would wait for another client, and the answers to the rest.
+    /// The script without the steps that would wait for another client, up to where PostgreSQL itself gives up, and the
+    /// answers to the rest.
     async fn play_directly(&self, script: &Script) -> (Script, Vec<Answer>) {
         let mut clients: BTreeMap<usize, RawClient> = BTreeMap::new();
         let mut holders = [false; CLIENTS + 1];
@@ -134,7 +135,9 @@ impl Stage {
                     entry.insert(self.direct(step.client).await)
                 }
             };
-            let (answer, status) = play_answered(client, step).await;
+            let Some((answer, status)) = play_answered(client, step).await else {
+                break;
+            };
             holders[step.client] = status != Some(TxStatus::Idle);
             played.steps.push(step.clone());
             answers.push(answer);
@@ -171,18 +174,27 @@ async fn send(client: &mut RawClient, messages: &[Sent]) {
     let _ = client.send_bytes(&bytes).await;
 }
 
-/// Sends a step and waits until the server has said all that belongs to it.
-async fn play_answered(client: &mut RawClient, step: &Step) -> (Answer, Option<TxStatus>) {
+/// Sends a step and waits until the server has said all that belongs to it. `None`: PostgreSQL ended the session over an
+/// error of its own (`EXECUTE` of a `ROLLBACK TO` outside a transaction), and there is nothing to compare with.
+async fn play_answered(client: &mut RawClient, step: &Step) -> Option<(Answer, Option<TxStatus>)> {
     send(client, &step.messages).await;
     let mut replies = Vec::new();
     while !is_answered(&step.messages, &replies) {
         match tokio::time::timeout(STEP_MAX, client.receive()).await {
             Ok(Ok(message)) => replies.push(message),
+            Ok(Err(RawError::Closed)) if replies.last().is_some_and(is_internal_error) => {
+                return None;
+            }
             ended => panic!("PostgreSQL itself: {ended:?} after {step:?}, {replies:?}"),
         }
     }
     let status = tenantry_testkit::status_of(&replies);
-    (replies.iter().map(line).collect(), status)
+    Some((replies.iter().map(line).collect(), status))
+}
+
+fn is_internal_error(message: &Message) -> bool {
+    message.tag == tag::ERROR
+        && ErrorFields::decode(message.body()).is_ok_and(|fields| fields.code == "XX000")
 }
 
 /// Sends a step and waits for this many ReadyForQuery.
