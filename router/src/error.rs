@@ -122,6 +122,9 @@ pub(crate) enum Refusal {
     Starting,
     #[error("{message}")]
     Protocol { message: String },
+    /// A message whose body does not hold what it must; its end is known, so the session goes on.
+    #[error("{message}")]
+    Malformed { message: String },
     /// A first message that cannot be served, with the code that PostgreSQL has for it.
     #[error("{message}")]
     Startup { code: &'static str, message: String },
@@ -221,7 +224,9 @@ impl Refusal {
             Self::Shutdown | Self::SessionLost { .. } | Self::Moved { .. } => {
                 sqlstate::ADMIN_SHUTDOWN
             }
-            Self::Protocol { .. } | Self::ParameterCount { .. } => sqlstate::PROTOCOL_VIOLATION,
+            Self::Protocol { .. } | Self::Malformed { .. } | Self::ParameterCount { .. } => {
+                sqlstate::PROTOCOL_VIOLATION
+            }
             Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
             Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Startup { code, .. } => code,
@@ -282,7 +287,7 @@ impl Refusal {
             Self::Shutdown => "SHUTDOWN",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Starting => "STARTING",
-            Self::Protocol { .. } => "PROTOCOL_VIOLATION",
+            Self::Protocol { .. } | Self::Malformed { .. } => "PROTOCOL_VIOLATION",
             Self::Startup { .. } => "STARTUP_INVALID",
             Self::Unsupported { .. } => "UNSUPPORTED",
             Self::NotPermitted { .. } => "NOT_PERMITTED",
@@ -437,7 +442,9 @@ impl Refusal {
             Self::Startup { .. } => {
                 "connect as a PostgreSQL client of protocol 3.0 or 3.2 does, with a user, in UTF-8"
             }
-            Self::Protocol { .. } => "the client sent what the protocol does not allow",
+            Self::Protocol { .. } | Self::Malformed { .. } => {
+                "the client sent what the protocol does not allow"
+            }
             Self::Unsupported { hint, .. } | Self::NotPermitted { hint, .. } => hint,
             Self::TransactionAborted => "ROLLBACK ends the transaction",
             Self::DuplicateStatement { .. } => "close or DEALLOCATE it first, or use another name",

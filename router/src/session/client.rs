@@ -91,13 +91,17 @@ impl Session {
     fn conclude(
         &mut self,
         handled: Result<Handled, Refusal>,
-        server: Option<&mut Link>,
+        mut server: Option<&mut Link>,
     ) -> (Next, bool) {
         match handled {
             Ok(Handled::Done) => (Next::More, true),
             Ok(Handled::Later) => (Next::Wait, false),
             Ok(Handled::Acquire(tenant)) => (Next::Acquire(tenant), false),
             Err(Refusal::Protocol { message }) => (self.protocol_error(message), true),
+            // Nothing was made of the message yet: it is read again in its turn.
+            Err(Refusal::Malformed { .. }) if !self.settle(server.as_deref_mut()) => {
+                (Next::Wait, false)
+            }
             // A refusal is only decided when settled, so its place is here.
             Err(refusal) => {
                 self.refuse_current(&refusal);

@@ -8,7 +8,7 @@ use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
 use super::Session;
 use super::client::{ClientMessage, Handled};
 use super::expect::{Expect, Shown};
-use super::extended::malformed;
+use super::extended::malformed_target;
 use super::statements::{ClientStatement, Portal};
 use crate::error::Refusal;
 use crate::server::Link;
@@ -23,7 +23,8 @@ impl Session {
         message: ClientMessage<'_>,
         mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
-        let target = Target::decode(message.body).map_err(malformed)?;
+        let target =
+            Target::decode(message.body).map_err(|error| malformed_target(&message, error))?;
         if target.kind == TargetKind::Portal {
             if let Some(Portal::Router { text, binary, .. }) = self.statements.portal(target.name) {
                 let (text, binary) = (text.clone(), *binary);

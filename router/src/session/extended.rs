@@ -22,8 +22,26 @@ use crate::error::Refusal;
 use crate::server::{Link, PreparedKey, Source};
 
 pub(super) fn malformed(error: MessageError) -> Refusal {
-    Refusal::Protocol {
+    Refusal::Malformed {
         message: error.to_string(),
+    }
+}
+
+/// The same for a message that says whether it means a statement or a portal.
+pub(super) fn malformed_target(message: &ClientMessage<'_>, error: MessageError) -> Refusal {
+    let what = if message.tag == tag::DESCRIBE {
+        "DESCRIBE"
+    } else {
+        "CLOSE"
+    };
+    match error {
+        MessageError::TargetKind(kind) => Refusal::Malformed {
+            message: format!("invalid {what} message subtype {kind}"),
+        },
+        _ if message.body.is_empty() => Refusal::Malformed {
+            message: "no data left in message".to_owned(),
+        },
+        error => malformed(error),
     }
 }
 
@@ -524,7 +542,8 @@ impl Session {
         message: ClientMessage<'_>,
         server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
-        let target = Target::decode(message.body).map_err(malformed)?;
+        let target =
+            Target::decode(message.body).map_err(|error| malformed_target(&message, error))?;
         match target.kind {
             TargetKind::Statement => {
                 let name = Bytes::copy_from_slice(target.name);

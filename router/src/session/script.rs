@@ -113,12 +113,31 @@ impl Session {
                 self.refuse(&refusal);
                 self.failed_portal |= !matches!(self.tx, Tx::Idle);
                 self.unnamed_portal |= self.failed_portal;
-                self.batch.abort |= self.sync_owed;
-                self.finish_script(server.as_deref_mut());
-                self.fail_on_server(server);
+                self.end_refused(server);
                 Ok(Handled::Done)
             }
         }
+    }
+
+    /// Refuses a Query that cannot be read.
+    pub(super) fn refuse_query(
+        &mut self,
+        refusal: &Refusal,
+        mut server: Option<&mut Link>,
+    ) -> Handled {
+        if !self.settle(server.as_deref_mut()) {
+            return Handled::Later;
+        }
+        self.refuse(refusal);
+        self.end_refused(server);
+        Handled::Done
+    }
+
+    /// Ends a Query that was refused, on the server too.
+    fn end_refused(&mut self, mut server: Option<&mut Link>) {
+        self.batch.abort |= self.sync_owed;
+        self.finish_script(server.as_deref_mut());
+        self.fail_on_server(server);
     }
 
     /// PostgreSQL parses a whole Query before it runs any of it. The server is made to parse it by a Parse message,

@@ -6,7 +6,7 @@ use tenantry_wire::sql::{self, Kind};
 
 use super::client::{ClientMessage, Handled};
 use super::expect::{Effect, Expect};
-use super::extended::ends_transaction;
+use super::extended::{ends_transaction, malformed};
 use super::script::Script;
 use super::transactions::isolation_given;
 use super::{Session, Tx};
@@ -19,9 +19,10 @@ impl Session {
         message: ClientMessage<'_>,
         mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
-        let text = frontend::query_text(message.body).map_err(|error| Refusal::Protocol {
-            message: error.to_string(),
-        })?;
+        let text = match frontend::query_text(message.body) {
+            Ok(text) => text,
+            Err(error) => return Ok(self.refuse_query(&malformed(error), server)),
+        };
         // As PostgreSQL does, whatever becomes of the Query.
         if self.statements.find(b"").is_some() {
             let undo = self.statements.change(Bytes::new(), None);
