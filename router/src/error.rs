@@ -151,6 +151,8 @@ pub(crate) enum Refusal {
     },
     #[error("cannot insert multiple commands into a prepared statement")]
     SeveralStatements,
+    #[error("stack depth limit exceeded")]
+    StackDepth,
     #[error("cached plan must not change result type")]
     ResultChanged,
     #[error("portal \"{name}\" cannot be run")]
@@ -228,6 +230,7 @@ impl Refusal {
                 sqlstate::PROTOCOL_VIOLATION
             }
             Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
+            Self::StackDepth => sqlstate::STATEMENT_TOO_COMPLEX,
             Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Startup { code, .. } => code,
             Self::Unsupported { .. } | Self::ResultChanged => sqlstate::FEATURE_NOT_SUPPORTED,
@@ -296,6 +299,7 @@ impl Refusal {
             Self::UnknownStatement { .. } => "STATEMENT_UNKNOWN",
             Self::ParameterCount { .. } => "PARAMETER_COUNT",
             Self::SeveralStatements => "SEVERAL_STATEMENTS",
+            Self::StackDepth => "STACK_DEPTH",
             Self::ResultChanged => "RESULT_CHANGED",
             Self::PortalDone { .. } => "PORTAL_DONE",
             Self::UnknownPortal { .. } => "PORTAL_UNKNOWN",
@@ -450,6 +454,7 @@ impl Refusal {
             Self::DuplicateStatement { .. } => "close or DEALLOCATE it first, or use another name",
             Self::UnknownStatement { .. } => "prepare it first",
             Self::ParameterCount { .. } => "bind as many values as the statement has parameters",
+            Self::StackDepth => "let it execute another statement than itself",
             Self::ResultChanged => "prepare the statement again",
             Self::SeveralStatements => "prepare each of them, or send a simple query",
             Self::PortalDone { .. } => "bind the statement again to run it again",

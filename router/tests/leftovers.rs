@@ -50,6 +50,40 @@ const WAYS: &[&str] = &[
 const END_BACKENDS: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'tenantry_app'";
 
+/// The check of a Query that is run statement by statement ends in an error, and takes with it what was brought into force
+/// before it in the same batch.
+#[tokio::test]
+async fn a_checked_query_in_a_batch_leaves_nobody_elses_settings() {
+    let fleet = Fleet::builder().shards(1).tenants(2);
+    let setup = setup_with(fleet, |config| config.pool_size = 1).await;
+    let (mut client, mut other) = (setup.raw_for(0).await, setup.raw_for(1).await);
+    for text in [
+        "SET TRANSACTION READ ONLY; SELECT 1; ROLLBACK; SELEC 1",
+        "SET TRANSACTION READ ONLY; SELECT 1; ROLLBACK; SELECT 1",
+    ] {
+        client.query("SET my.x TO 'mine'").await.unwrap();
+        other.query("SET my.x TO 'other'").await.unwrap();
+        client
+            .send(|out| {
+                frontend::put_parse(out, "", "SELECT $1::text", &[]);
+                frontend::put_query(out, text);
+                frontend::put_sync(out);
+            })
+            .await
+            .unwrap();
+        client.until_ready().await.unwrap();
+        client.until_ready().await.unwrap();
+        for (client, value) in [(&mut client, "mine"), (&mut other, "other")] {
+            let shown = rows_of(&client.query("SHOW my.x").await.unwrap());
+            assert_eq!(shown, [[Some(value.to_owned())]], "{text}");
+        }
+        assert_eq!(
+            rows_of(&client.query("SHOW tenantry.tenant").await.unwrap()),
+            [[Some(setup.id(0))]]
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_setting_stays_with_the_client_that_made_it() {
     let builder = Fleet::builder().shards(1).tenants(2);

@@ -40,7 +40,7 @@ async fn unawaited_batches_are_answered_as_postgresql_answers_them() {
     let setup = setup().await;
     setup.seed().await;
     type Case = (&'static str, usize, fn(&mut BytesMut));
-    let cases: [Case; 8] = [
+    let cases: [Case; 12] = [
         ("a setting behind another batch", 3, |out| {
             frontend::put_query(out, "SELECT 1");
             run(out, "SELECT 2");
@@ -115,6 +115,50 @@ async fn unawaited_batches_are_answered_as_postgresql_answers_them() {
                 frontend::put_query(out, "SELECT 1");
             },
         ),
+        (
+            "a Query of several statements behind one of its batch",
+            3,
+            |out| {
+                run(
+                    out,
+                    "INSERT INTO events (id, kind, subject) VALUES (300, 'kept', 's')",
+                );
+                frontend::put_query(out, "SELECT 1; COMMIT; SELECT count(*) FROM events");
+                frontend::put_sync(out);
+                frontend::put_query(out, "DELETE FROM events WHERE id = 300");
+            },
+        ),
+        (
+            "a malformed Query of several statements in a batch",
+            3,
+            |out| {
+                frontend::put_parse(out, "", b"SELECT $1::text", &[]);
+                frontend::put_query(
+                    out,
+                    "SET TRANSACTION READ ONLY; SELECT 1; ROLLBACK; SELEC 1",
+                );
+                frontend::put_sync(out);
+                frontend::put_query(out, "SELECT 2");
+            },
+        ),
+        (
+            "the name of a statement that is closed behind its error",
+            1,
+            |out| {
+                frontend::put_parse(out, "s", b"SELECT 1", &[]);
+                frontend::put_bind(out, "", "s", &[Some(b"1")], Format::Text);
+                frontend::put_close(out, TargetKind::Statement, "s");
+                frontend::put_sync(out);
+            },
+        ),
+        ("a portal of a SET is a cursor", 2, |out| {
+            frontend::put_parse(out, "", b"SET IntervalStyle TO 'iso_8601'", &[]);
+            frontend::put_bind(out, "c1", "", &[], Format::Text);
+            run(out, "CLOSE c1");
+            frontend::put_execute(out, "c1", 0);
+            frontend::put_sync(out);
+            frontend::put_query(out, "SHOW IntervalStyle");
+        }),
         ("a chain behind a refusal", 5, |out| {
             frontend::put_query(out, "BEGIN");
             frontend::put_query(out, "DEALLOCATE nothing");

@@ -69,6 +69,8 @@ pub const TOO_MANY_CONNECTIONS: &str = "53300";
 pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 /// `program_limit_exceeded`
 pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
+/// Statement too complex
+pub const STATEMENT_TOO_COMPLEX: &str = "54001";
 /// `object_not_in_prerequisite_state`
 pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 /// `query_canceled`

@@ -5,11 +5,11 @@ use tenantry_wire::backend::{self, Column};
 use tenantry_wire::frontend::{self, Format, Target, TargetKind};
 use tenantry_wire::sql::{self, Arg, Kind, ParamType, SettingCall};
 
-use super::Session;
 use super::client::{ClientMessage, Handled};
 use super::expect::{Expect, Shown};
 use super::extended::malformed_target;
 use super::statements::{ClientStatement, Portal};
+use super::{Session, Tx};
 use crate::error::Refusal;
 use crate::server::Link;
 
@@ -29,6 +29,14 @@ impl Session {
             if let Some(Portal::Router { text, binary, .. }) = self.statements.portal(target.name) {
                 let (text, binary) = (text.clone(), *binary);
                 self.describe_own(&text, None, binary);
+                return Ok(Handled::Done);
+            }
+            if target.name.is_empty() && self.failed_portal && matches!(self.tx, Tx::Failed) {
+                // Of what the router refuses, nothing has columns before it runs.
+                if !self.settle(server) {
+                    return Ok(Handled::Later);
+                }
+                backend::put_no_data(&mut self.output);
                 return Ok(Handled::Done);
             }
             if self.lacks_portal(target.name) {

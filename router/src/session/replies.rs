@@ -3,6 +3,8 @@
 //! Rows are passed on in runs, without being looked into; a message larger than the buffer is
 //! passed on as it arrives.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut, Bytes};
 use tenantry_wire::backend::{self, Severity, TxStatus};
 use tenantry_wire::encoding;
@@ -529,7 +531,7 @@ impl Session {
             return Ok(());
         }
         self.channel_found = None;
-        if self.check_failed(message, &fields) {
+        if self.check_failed(message, &fields, &server.state) {
             return Ok(());
         }
         if self.runs_again(&fields, server) {
@@ -555,16 +557,21 @@ impl Session {
             self.undo(skipped, &mut server.state);
             return Ok(());
         }
-        self.put_error_or_limit(message, &fields.code);
+        let known = self.own_name(message);
+        let limited = self.put_limit(&fields.code);
         if in_simple_query || self.sync_owed {
             // It ran in the unnamed portal, which is there until the failed transaction ends.
             self.unnamed_portal |= !matches!(self.tx, Tx::Idle);
         }
         if in_simple_query {
+            self.put_server_error(message, known, limited);
             return Ok(());
         }
         let skipped = self.expects.skip_to_sync();
         let resynchronises = self.undo(skipped, &mut server.state);
+        // A name that the batch has given up since the failed message is the client's again.
+        let known = known.or_else(|| self.own_name(message));
+        self.put_server_error(message, known, limited);
         if !resynchronises {
             if self.sync_owed {
                 self.script = None;
@@ -580,7 +587,16 @@ impl Session {
     }
 
     /// Whether the error is one of the check of a Query; it is passed on if it says that the Query is not to run.
-    fn check_failed(&mut self, message: &[u8], fields: &backend::ErrorFields) -> bool {
+    fn check_failed(
+        &mut self,
+        message: &[u8],
+        fields: &backend::ErrorFields,
+        server: &ServerState,
+    ) -> bool {
+        if matches!(self.expects.front(), Some(Expect::Check { .. })) && matches!(self.tx, Tx::Idle)
+        {
+            self.take_back_reports(self.state.view(), server);
+        }
         match self.expects.front_mut() {
             Some(Expect::Check { outcome }) => {
                 let several = fields.code == sqlstate::SYNTAX_ERROR
@@ -594,30 +610,45 @@ impl Session {
             _ => return false,
         }
         self.counts.error(&fields.code);
-        self.put_error_or_limit(message, &fields.code);
+        let limited = self.put_limit(&fields.code);
+        self.put_server_error(message, self.own_name(message), limited);
         true
     }
 
-    /// The server's error, unless the router caused it by a cancel of its own: then why it did.
-    fn put_error_or_limit(&mut self, message: &[u8], code: &str) {
+    /// The reason of a cancel by the router, in the place of the error that it caused.
+    fn put_limit(&mut self, code: &str) -> bool {
         match self.overdue.take() {
             Some(refusal) if code == sqlstate::QUERY_CANCELED => {
                 backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+                true
             }
-            _ => self.put_server_error(message),
+            _ => false,
         }
     }
 
-    /// The error as it came, but for the names that statements have on server connections.
-    fn put_server_error(&mut self, message: &[u8]) {
+    /// Where the error names a statement as server connections know it, and what the client calls it.
+    fn own_name(&self, message: &[u8]) -> Option<(Range<usize>, Bytes)> {
         const START: &[u8] = b"\"_t";
-        let found = message.windows(START.len()).position(|part| part == START);
-        let own = found.and_then(|start| {
-            let length = message[start + 1..].iter().position(|byte| *byte == b'"')?;
-            let name = &message[start + 1..start + 1 + length];
-            let client_name = self.statements.name_of(name)?;
-            Some((start + 1..start + 1 + length, client_name))
-        });
+        let start = message
+            .windows(START.len())
+            .position(|part| part == START)?
+            + 1;
+        let length = message[start..].iter().position(|byte| *byte == b'"')?;
+        let name = &message[start..start + length];
+        let client_name = self.statements.name_of(name)?;
+        Some((start..start + length, client_name))
+    }
+
+    /// The error as it came, but for the names that statements have on server connections.
+    fn put_server_error(
+        &mut self,
+        message: &[u8],
+        own: Option<(Range<usize>, Bytes)>,
+        limited: bool,
+    ) {
+        if limited {
+            return;
+        }
         let Some((range, name)) = own else {
             self.output.extend_from_slice(message);
             return;

@@ -74,7 +74,10 @@ impl Session {
             return Ok(Handled::Later);
         }
         self.batch.flushed = false;
-        if self.script.as_ref().is_some_and(|script| script.unchecked) {
+        if let Some(script) = &mut self.script
+            && std::mem::take(&mut script.unchecked)
+            && self.can_check()
+        {
             return Ok(self.check_script(server));
         }
         let Some(script) = self.script.take() else {
@@ -140,16 +143,21 @@ impl Session {
         self.fail_on_server(server);
     }
 
+    /// Whether a check takes nothing with it: it ends in an error, and an implicit transaction with it.
+    fn can_check(&self) -> bool {
+        matches!(self.tx, Tx::Open { .. }) || !self.batch.executed
+    }
+
     /// PostgreSQL parses a whole Query before it runs any of it. The server is made to parse it by a Parse message,
     /// which it then refuses, because there are several statements in it.
     fn check_script(&mut self, server: Option<&mut Link>) -> Handled {
-        let Some(server) = server else {
-            return self.acquire();
-        };
         let Some(script) = &mut self.script else {
             return Handled::Done;
         };
-        script.unchecked = false;
+        let Some(server) = server else {
+            script.unchecked = true;
+            return self.acquire();
+        };
         let inside = matches!(self.tx, Tx::Open { .. });
         if inside {
             frontend::put_query(&mut server.output, BEFORE_CHECK);
@@ -181,8 +189,16 @@ impl Session {
         status: TxStatus,
         server: &mut Link,
     ) {
+        let inside = matches!(self.tx, Tx::Open { .. });
+        if !inside {
+            // What the batch had brought into force so far went with the check, and the client's view of it did not.
+            server.state.transaction_ended(false);
+            self.reverted = None;
+            self.batch.forwarded = false;
+            self.unproven = false;
+        }
         if outcome == CheckOutcome::WellFormed {
-            if matches!(self.tx, Tx::Open { .. }) {
+            if inside {
                 frontend::put_query(&mut server.output, AFTER_CHECK);
                 self.expects.push(Expect::HiddenQuery { failed: false });
             }
@@ -190,7 +206,7 @@ impl Session {
         }
         self.script = None;
         self.batch.failed = true;
-        if matches!(self.tx, Tx::Open { .. }) {
+        if inside {
             self.follow_status(status, true, &mut server.state);
         }
         self.ready();

@@ -15,6 +15,7 @@ use super::settings_seen::{
 };
 use super::sql_statements::sql_source;
 use super::state::Assigned;
+use super::statements::Portal;
 use super::transactions::sets_mode;
 use super::{Session, Tx};
 use crate::Severity;
@@ -55,6 +56,12 @@ impl Session {
                 name.starts_with("tenantry.") || self.state.startup_value(name).is_some()
             }
             Kind::Show(name) => name.starts_with("tenantry."),
+            Kind::CloseCursor(Some(name)) => {
+                matches!(
+                    self.statements.find_portal(name.as_bytes()),
+                    Some(Portal::Router { .. })
+                )
+            }
             Kind::SetConfig { .. } if calls_tenantry(kind) => true,
             Kind::SetConfig { .. } | Kind::DeclareCursor { .. } | Kind::CopyToStdout => {
                 refused_calls(text).is_some()
@@ -250,6 +257,11 @@ impl Session {
                 }
                 self.run_setting(kind, mode)
             }
+            // A portal of a statement that the router runs is a cursor, too.
+            Kind::CloseCursor(Some(name)) => {
+                self.statements.set_portal(name.as_bytes(), None);
+                self.command_complete("CLOSE CURSOR")
+            }
             Kind::ResetAll => self.restore_all(mode, server),
             Kind::Discard(target) => self.discard(*target, mode, server),
             Kind::DeallocateAll => {
@@ -419,6 +431,7 @@ impl Session {
                 return Ok(self.acquire());
             };
             self.begin_implicit();
+            self.show_resets(server);
             self.state.reset_all();
             if self.batch.forwarded {
                 let prepared = self.internal("CLOSE ALL");
@@ -516,11 +529,18 @@ impl Session {
             return Ok(self.acquire());
         };
         self.begin_implicit();
+        self.show_resets(server);
         self.state.reset_all();
         // In a transaction, BEGIN comes first.
         server.state.applied = None;
         self.prepare_server(server);
         self.complete_on_server("RESET", mode, server)
+    }
+
+    /// Brings the client's values into force before they are reset: a server reports what changes there, and the client
+    /// has to hear of what changes for it.
+    fn show_resets(&mut self, server: &mut Link) {
+        self.prepare_server(server);
     }
 
     /// Whether a reset would change a value that the server reports.

@@ -14,6 +14,9 @@ use super::statements::{ClientStatement, StatementRole};
 use crate::error::Refusal;
 use crate::server::{Link, Prepared, PreparedKey, Source};
 
+/// Statements that an EXECUTE may lead through.
+const EXECUTE_DEPTH_MAX: usize = 64;
+
 impl Session {
     /// PREPARE: the statement gets a router-wide name, and the server checks it now.
     pub(super) fn prepare_sql(
@@ -110,11 +113,10 @@ impl Session {
         if let Some(ClientStatement::Router { text, .. }) = self.statements.find(name.as_bytes()) {
             let text = text.clone();
             let kind = sql::classify(&text, self.scs());
-            if matches!(kind, Kind::ExecuteStatement { .. }) {
-                return Err(Refusal::Unsupported {
-                    what: "EXECUTE of an EXECUTE".to_owned(),
-                    hint: "execute the prepared statement itself",
-                });
+            if let Kind::ExecuteStatement { name: next, .. } = &kind
+                && !self.is_executable(next)
+            {
+                return Err(Refusal::StackDepth);
             }
             // As PostgreSQL sees it, it is not at the top, and is not warned about.
             self.batch.split = true;
@@ -142,6 +144,22 @@ impl Session {
             self.send_owed_sync(server);
         }
         Ok(Handled::Done)
+    }
+
+    /// Whether the statements that a statement executes come to an end.
+    fn is_executable(&self, name: &str) -> bool {
+        let mut name = name.to_owned();
+        for _ in 0..EXECUTE_DEPTH_MAX {
+            let Some(ClientStatement::Router { text, .. }) = self.statements.find(name.as_bytes())
+            else {
+                return true;
+            };
+            let Kind::ExecuteStatement { name: next, .. } = sql::classify(text, self.scs()) else {
+                return true;
+            };
+            name = next;
+        }
+        false
     }
 
     /// What set_config() sets in these can be followed where the values stand in the text.

@@ -194,6 +194,10 @@ impl Statements {
         self.generation
     }
 
+    pub(crate) fn find_portal(&self, name: &[u8]) -> Option<&Portal> {
+        self.portals.get(name)
+    }
+
     pub(crate) fn portal(&mut self, name: &[u8]) -> Option<&mut Portal> {
         self.portals.get_mut(name)
     }
