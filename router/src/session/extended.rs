@@ -279,6 +279,7 @@ impl Session {
             };
             self.statements.set_portal(bind.portal, Some(portal));
             self.unnamed_portal &= !bind.portal.is_empty();
+            self.failed_portal &= !bind.portal.is_empty();
             self.answer(backend::put_bind_complete);
             return Ok(Handled::Done);
         }

@@ -389,6 +389,18 @@ impl Session {
         }
     }
 
+    /// Tells the client what a reset changed for it.
+    fn report_resets(&mut self, server: &ServerState) {
+        for reset in std::mem::take(&mut self.resets) {
+            let mut reported = server.parameters.iter();
+            if let Some((name, value)) =
+                reported.find(|(name, _)| name.eq_ignore_ascii_case(&reset))
+            {
+                self.late_reports.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
     fn note_applied(&self, server: &mut ServerState) {
         server.applied = Some(self.state.settings().clone());
         server.applied_in_transaction = true;
@@ -462,6 +474,9 @@ impl Session {
             self.overdue = None;
             self.again = None;
             self.progress.0 = self.progress.0.wrapping_add(1);
+            if !self.resets.is_empty() {
+                self.report_resets(&server.state);
+            }
             self.end_results();
             self.release_notifications();
             self.batch = Batch {

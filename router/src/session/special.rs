@@ -431,7 +431,7 @@ impl Session {
                 return Ok(self.acquire());
             };
             self.begin_implicit();
-            self.show_resets(server);
+            self.note_resets();
             self.state.reset_all();
             if self.batch.forwarded {
                 let prepared = self.internal("CLOSE ALL");
@@ -529,7 +529,7 @@ impl Session {
             return Ok(self.acquire());
         };
         self.begin_implicit();
-        self.show_resets(server);
+        self.note_resets();
         self.state.reset_all();
         // In a transaction, BEGIN comes first.
         server.state.applied = None;
@@ -537,10 +537,10 @@ impl Session {
         self.complete_on_server("RESET", mode, server)
     }
 
-    /// Brings the client's values into force before they are reset: a server reports what changes there, and the client
-    /// has to hear of what changes for it.
-    fn show_resets(&mut self, server: &mut Link) {
-        self.prepare_server(server);
+    /// A server reports what a reset changes there, and its values need not have been the client's, which has to hear of
+    /// what changes for it.
+    fn note_resets(&mut self) {
+        self.resets = self.state.settings().names().map(str::to_owned).collect();
     }
 
     /// Whether a reset would change a value that the server reports.

@@ -174,19 +174,21 @@ async fn send(client: &mut RawClient, messages: &[Sent]) {
     let _ = client.send_bytes(&bytes).await;
 }
 
-/// Sends a step and waits until the server has said all that belongs to it. `None`: PostgreSQL ended the session over an
-/// error of its own (`EXECUTE` of a `ROLLBACK TO` outside a transaction), and there is nothing to compare with.
+/// Sends a step and waits until the server has said all that belongs to it. `None`: it met with an internal error
+/// (FETCH from the portal of a SET), over some of which PostgreSQL ends the session (EXECUTE of a ROLLBACK TO outside a
+/// transaction): there is nothing to compare with.
 async fn play_answered(client: &mut RawClient, step: &Step) -> Option<(Answer, Option<TxStatus>)> {
     send(client, &step.messages).await;
     let mut replies = Vec::new();
     while !is_answered(&step.messages, &replies) {
         match tokio::time::timeout(STEP_MAX, client.receive()).await {
             Ok(Ok(message)) => replies.push(message),
-            Ok(Err(RawError::Closed)) if replies.last().is_some_and(is_internal_error) => {
-                return None;
-            }
+            Ok(Err(RawError::Closed)) if replies.iter().any(is_internal_error) => return None,
             ended => panic!("PostgreSQL itself: {ended:?} after {step:?}, {replies:?}"),
         }
+    }
+    if replies.iter().any(is_internal_error) {
+        return None;
     }
     let status = tenantry_testkit::status_of(&replies);
     Some((replies.iter().map(line).collect(), status))
