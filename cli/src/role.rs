@@ -149,6 +149,9 @@ async fn apply(catalog: &Catalog, limits: Limits, role: &mut Role) -> Result<(),
     if let Some(Setting(connections)) = limits.max_connections {
         role.limits.max_connections = connections;
     }
+    if let Some(heeded) = limits.tenant_comment {
+        role.limits.tenant_comment = heeded;
+    }
     if let Some(Setting(until)) = limits.valid_until {
         role.valid_until = until;
     }

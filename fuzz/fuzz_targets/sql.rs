@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use tenantry_wire::sql::{
-    Kind, Lexer, classify, is_ordinary, is_read_only_hint, is_single, split, sql_comment_tenant,
-    may_set_unseen, takes_session_lock,
+    Kind, Lexer, classify, is_ordinary, is_read_only_hint, is_single, may_set_unseen, split,
+    takes_session_lock, tenant_comment,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(is_single(text, scs), count < 2);
     let _ = classify(text, scs);
-    let _ = sql_comment_tenant(text, scs);
+    let _ = tenant_comment(text, scs);
     if is_ordinary(text) {
         assert!(matches!(classify(text, scs), Kind::Plain) && is_single(text, scs));
         assert!(!takes_session_lock(text) && !may_set_unseen(text));

@@ -79,6 +79,9 @@ pub(crate) struct Limits {
     /// Client connections per router, or `none` for no limit
     #[arg(long, value_name = "N", value_parser = connections)]
     pub(crate) max_connections: Option<Setting<u32>>,
+    /// Whether a comment `/*tenantry_tenant='ID'*/` at the end of a statement names its tenant
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub(crate) tenant_comment: Option<bool>,
     /// When the role stops working, such as `2027-01-31T00:00:00Z`, or `none`
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     pub(crate) valid_until: Option<Setting<Timestamp>>,

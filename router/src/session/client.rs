@@ -29,6 +29,8 @@ pub(super) enum Handled {
     Done,
     /// The message waits in the buffer for outstanding replies.
     Later,
+    /// Something was done before the message, which is looked at again.
+    Again,
     /// The message waits in the buffer for a server connection.
     Acquire(Option<tenantry_schema::tenant::TenantId>),
 }
@@ -96,6 +98,7 @@ impl Session {
         match handled {
             Ok(Handled::Done) => (Next::More, true),
             Ok(Handled::Later) => (Next::Wait, false),
+            Ok(Handled::Again) => (Next::More, false),
             Ok(Handled::Acquire(tenant)) => (Next::Acquire(tenant), false),
             Err(Refusal::Protocol { message }) => (self.protocol_error(message), true),
             // Nothing was made of the message yet: it is read again in its turn.
@@ -194,6 +197,11 @@ impl Session {
             return Ok(self.stop_astray(message.tag, server));
         }
         if let Some(handled) = self.fail_for_truth(message, server.as_deref_mut()) {
+            return Ok(handled);
+        }
+        if self.identity.role.limits.tenant_comment
+            && let Some(handled) = self.heed_comment(&message, server.as_deref_mut())?
+        {
             return Ok(handled);
         }
         match message.tag {

@@ -5,6 +5,7 @@
 //! never reach a server before Execute.
 
 use bytes::Bytes;
+use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend;
 use tenantry_wire::frontend::{self, Bind, Execute, Format, Parse, Target, TargetKind};
 use tenantry_wire::sql::{self, Kind};
@@ -51,7 +52,8 @@ impl Session {
         message: ClientMessage<'_>,
         mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
-        let parse = Parse::decode(message.body).map_err(malformed)?;
+        let mut parse = Parse::decode(message.body).map_err(malformed)?;
+        let commented = self.take_comment(&mut parse);
         let ordinary = self.is_ordinary(parse.text);
         let kind = if ordinary {
             Kind::Plain
@@ -102,9 +104,9 @@ impl Session {
             role_of(parse.text)
         };
         if parse.name.is_empty() {
-            self.parse_unnamed(message, parse, role, server);
+            self.parse_unnamed(message, parse, (role, commented), server);
         } else {
-            self.parse_named(name, parse, role, server);
+            self.parse_named(name, parse, (role, commented), server);
         }
         Ok(Handled::Done)
     }
@@ -144,7 +146,7 @@ impl Session {
         &mut self,
         message: ClientMessage<'_>,
         parse: Parse<'_>,
-        role: StatementRole,
+        (role, commented): (StatementRole, Option<TenantId>),
         server: &mut Link,
     ) {
         let generation = self.statements.next_generation();
@@ -153,6 +155,7 @@ impl Session {
             types: Bytes::copy_from_slice(parse.param_types),
             generation,
             role,
+            commented,
         };
         let undo = self.statements.change(Bytes::new(), Some(statement));
         server.output.extend_from_slice(message.bytes);
@@ -176,7 +179,7 @@ impl Session {
         &mut self,
         name: Bytes,
         parse: Parse<'_>,
-        role: StatementRole,
+        (role, commented): (StatementRole, Option<TenantId>),
         server: &mut Link,
     ) {
         let prepared = self.shared.registry.intern(PreparedKey {
@@ -190,6 +193,7 @@ impl Session {
             prepared: prepared.clone(),
             role,
             told: None,
+            commented,
         };
         self.counts.client_parses += 1;
         let undo = self.statements.change(name.clone(), Some(statement));
@@ -392,6 +396,7 @@ impl Session {
             prepared,
             role: StatementRole::SetsConfig,
             told: None,
+            commented: None,
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod again;
 mod client;
+mod comment;
 mod copy;
 mod describe;
 pub(crate) mod driver;

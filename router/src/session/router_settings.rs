@@ -95,12 +95,16 @@ impl Session {
             return Ok(());
         }
         self.begin_implicit();
-        self.state.set_tenant(tenant, local);
+        if value.is_none() && !local {
+            self.state.reset_tenant();
+        } else {
+            self.state.set_tenant(tenant, local);
+        }
         Ok(())
     }
 
     /// The tenant that this role may act for under this name.
-    fn permitted(&self, name: &str) -> Result<TenantId, Refusal> {
+    pub(super) fn permitted(&self, name: &str) -> Result<TenantId, Refusal> {
         let fleet = self.fleet();
         let record = fleet
             .directory

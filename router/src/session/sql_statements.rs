@@ -98,6 +98,7 @@ impl Session {
             prepared,
             role,
             told: None,
+            commented: None,
         };
         Ok(Some((needed, execute)))
     }

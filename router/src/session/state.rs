@@ -149,11 +149,30 @@ pub(crate) struct Values {
     pub(crate) tenant: Option<TenantId>,
     /// Tenant by `SET LOCAL`; gone with the transaction. `Some(None)` is `SET LOCAL … TO DEFAULT`.
     pub(crate) tenant_local: Option<Option<TenantId>>,
+    /// The session's tenant is one that a SET named, not the startup packet.
+    is_set: bool,
+    /// Tenant by a comment, the weakest way; gone with the transaction.
+    commented: Option<TenantId>,
     pub(crate) settings: Settings,
     /// What the session listens on, by the server's names of the channels.
     channels: Arc<BTreeMap<String, Listened>>,
     /// The reported settings as the client knew them.
     view: View,
+}
+
+impl Values {
+    /// The tenant of a statement: by SET LOCAL, else by SET, else by a comment, else by the startup packet.
+    fn tenant(&self) -> Option<TenantId> {
+        let by_comment = || self.commented.filter(|_| !self.is_set);
+        self.tenant_local
+            .unwrap_or_else(|| by_comment().or(self.tenant))
+    }
+
+    /// What was for the transaction only.
+    fn end_transaction(&mut self) {
+        self.tenant_local = None;
+        self.commented = None;
+    }
 }
 
 /// Reported settings by name.
@@ -173,6 +192,8 @@ impl State {
         let startup = Values {
             tenant,
             tenant_local: None,
+            is_set: false,
+            commented: None,
             settings,
             channels: Arc::default(),
             view: View::default(),
@@ -186,7 +207,21 @@ impl State {
 
     /// The tenant that a statement run now belongs to.
     pub(crate) fn tenant(&self) -> Option<TenantId> {
-        self.now.tenant_local.unwrap_or(self.now.tenant)
+        self.now.tenant()
+    }
+
+    /// Whether SET or SET LOCAL has named the tenant, or that there is none.
+    pub(crate) fn is_tenant_set(&self) -> bool {
+        self.now.is_set || self.now.tenant_local.is_some()
+    }
+
+    pub(crate) fn is_commented(&self) -> bool {
+        self.now.commented.is_some()
+    }
+
+    /// A comment names the tenant of the transaction.
+    pub(crate) fn note_comment(&mut self, tenant: TenantId) {
+        self.now.commented = Some(tenant);
     }
 
     /// The tenant once the transaction has ended and with it SET LOCAL.
@@ -201,8 +236,11 @@ impl State {
             None => 0,
         };
         let values = &self.saved.get(at)?.1;
-        let local = savepoint.and(values.tenant_local);
-        Some(local.unwrap_or(values.tenant))
+        Some(if savepoint.is_some() {
+            values.tenant()
+        } else {
+            values.tenant
+        })
     }
 
     pub(crate) fn startup_tenant(&self) -> Option<TenantId> {
@@ -218,8 +256,15 @@ impl State {
             self.now.tenant_local = Some(tenant);
         } else {
             self.now.tenant = tenant;
+            self.now.is_set = true;
             self.now.tenant_local = None;
         }
+    }
+
+    /// RESET: the startup packet's tenant, and comments count again.
+    pub(crate) fn reset_tenant(&mut self) {
+        self.set_tenant(self.startup.tenant, false);
+        self.now.is_set = false;
     }
 
     pub(crate) fn set(&mut self, name: &str, value: Assigned) {
@@ -328,7 +373,7 @@ impl State {
 
     pub(crate) fn commit(&mut self) {
         self.saved.clear();
-        self.now.tenant_local = None;
+        self.now.end_transaction();
     }
 
     pub(crate) fn rollback(&mut self) {
@@ -336,7 +381,7 @@ impl State {
             self.now = self.saved.swap_remove(0).1;
         }
         self.saved.clear();
-        self.now.tenant_local = None;
+        self.now.end_transaction();
     }
 
     pub(crate) fn savepoint(&mut self, name: &str) {

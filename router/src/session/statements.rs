@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use tenantry_schema::tenant::TenantId;
 
 use crate::server::Prepared;
 
@@ -16,6 +17,8 @@ pub(crate) enum ClientStatement {
         role: StatementRole,
         /// What the client was told of its result, as a hash.
         told: Option<u64>,
+        /// The tenant that a comment in it names.
+        commented: Option<TenantId>,
     },
     /// The unnamed statement; runs on the server as it is.
     Unnamed {
@@ -24,6 +27,8 @@ pub(crate) enum ClientStatement {
         /// Distinguishes one unnamed statement of this session from the next.
         generation: u64,
         role: StatementRole,
+        /// The tenant that a comment in it names.
+        commented: Option<TenantId>,
     },
     /// The router runs it itself.
     Router { text: Bytes, types: Bytes },
@@ -135,6 +140,7 @@ impl Statements {
             prepared,
             role: StatementRole::Plain,
             told: None,
+            commented: None,
         };
         self.named
             .insert(Bytes::copy_from_slice(name.as_bytes()), statement);

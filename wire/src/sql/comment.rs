@@ -8,13 +8,13 @@ const TENANT: &str = "tenantry_tenant";
 /// The key of the trace, as OpenTelemetry's instrumentations of drivers write it.
 const TRACE: &str = "traceparent";
 
-/// The tenant that the comment at the end of the text names. Only a block comment behind the last token counts, semicolons
-/// aside, so that nothing inside a literal or a line comment is taken for it.
+/// The tenant that the comment at the end of the text names, and where the statement before it ends. Only a block comment
+/// behind the last token counts, semicolons aside, so that nothing inside a literal or a line comment is taken for it.
 #[must_use]
-pub fn sql_comment_tenant<T: AsRef<[u8]> + ?Sized>(
+pub fn tenant_comment<T: AsRef<[u8]> + ?Sized>(
     text: &T,
     standard_conforming_strings: bool,
-) -> Option<String> {
+) -> Option<(String, usize)> {
     value(text.as_ref(), standard_conforming_strings, TENANT)
 }
 
@@ -31,7 +31,7 @@ pub fn sql_comment_trace<T: AsRef<[u8]> + ?Sized>(
     if !text.get(..=end)?.ends_with(b"*/") {
         return None;
     }
-    trace_id(&value(text, standard_conforming_strings, TRACE)?)
+    trace_id(&value(text, standard_conforming_strings, TRACE)?.0)
 }
 
 /// The trace id of a `traceparent` (W3C Trace Context, section 3.2): `00-TRACE-SPAN-FLAGS`. `None` if it is malformed or
@@ -53,8 +53,8 @@ pub fn trace_id(traceparent: &str) -> Option<String> {
     (version != "ff" && ends && !is_zero(&trace) && !is_zero(&span)).then_some(trace)
 }
 
-/// The value of a key in the comment at the end of the text.
-fn value(text: &[u8], standard_conforming_strings: bool, wanted: &str) -> Option<String> {
+/// The value of a key in the comment at the end of the text, and where the last token before the comment ends.
+fn value(text: &[u8], standard_conforming_strings: bool, wanted: &str) -> Option<(String, usize)> {
     memchr::memmem::rfind(text, wanted.as_bytes())?;
     let mut statement_end = 0;
     for token in Lexer::new(text, standard_conforming_strings) {
@@ -78,11 +78,14 @@ fn value(text: &[u8], standard_conforming_strings: bool, wanted: &str) -> Option
         return None;
     }
     let content = std::str::from_utf8(tail.get(start + 2..)?).ok()?;
-    content.split(',').find_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?;
-        (key.trim() == wanted).then(|| percent_decode(value))?
-    })
+    content
+        .split(',')
+        .find_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            let value = value.trim().strip_prefix('\'')?.strip_suffix('\'')?;
+            (key.trim() == wanted).then(|| percent_decode(value))?
+        })
+        .map(|value| (value, statement_end))
 }
 
 /// Decodes `%XX`. `None` if the result is not text.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use crate::sql::{
     Kind, Lexer, SetValue, classify, is_ordinary, is_read_only_hint, is_single, may_set_unseen,
-    mentions_setting_function, quote_identifier, quote_literal, split, sql_comment_tenant,
-    takes_session_lock,
+    mentions_setting_function, quote_identifier, quote_literal, split, takes_session_lock,
+    tenant_comment,
 };
 
 /// Pieces from which texts with many lexical traps are made.
@@ -118,7 +118,7 @@ proptest! {
         for text in [&bytes[..], text.as_bytes()] {
             let _ = classify(text, scs);
             let _ = is_read_only_hint(text, scs);
-            let _ = sql_comment_tenant(text, scs);
+            let _ = tenant_comment(text, scs);
         }
     }
 

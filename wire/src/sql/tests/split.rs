@@ -1,6 +1,6 @@
 //! Where one statement ends and the next begins.
 
-use crate::sql::{is_single, split, sql_comment_tenant};
+use crate::sql::{is_single, split, tenant_comment};
 
 #[track_caller]
 fn check(text: &str, expected: &[&str]) {
@@ -73,7 +73,7 @@ fn backslashes_count_when_strings_do_not_conform() {
 
 #[test]
 fn the_tenant_is_read_from_a_trailing_comment() {
-    let tenant = |text: &str| sql_comment_tenant(text, true);
+    let tenant = |text: &str| tenant_comment(text, true).map(|(name, _)| name);
     let some = |id: &str| Some(id.to_owned());
     assert_eq!(tenant("select 1 /*tenantry_tenant='7'*/"), some("7"));
     assert_eq!(
