@@ -151,6 +151,8 @@ pub(crate) enum Refusal {
     },
     #[error("cannot insert multiple commands into a prepared statement")]
     SeveralStatements,
+    #[error("savepoint \"{name}\" does not exist")]
+    UnknownSavepoint { name: String },
     #[error("stack depth limit exceeded")]
     StackDepth,
     #[error("cached plan must not change result type")]
@@ -230,6 +232,7 @@ impl Refusal {
                 sqlstate::PROTOCOL_VIOLATION
             }
             Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
+            Self::UnknownSavepoint { .. } => sqlstate::INVALID_SAVEPOINT_SPECIFICATION,
             Self::StackDepth => sqlstate::STATEMENT_TOO_COMPLEX,
             Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Startup { code, .. } => code,
@@ -299,6 +302,7 @@ impl Refusal {
             Self::UnknownStatement { .. } => "STATEMENT_UNKNOWN",
             Self::ParameterCount { .. } => "PARAMETER_COUNT",
             Self::SeveralStatements => "SEVERAL_STATEMENTS",
+            Self::UnknownSavepoint { .. } => "SAVEPOINT_UNKNOWN",
             Self::StackDepth => "STACK_DEPTH",
             Self::ResultChanged => "RESULT_CHANGED",
             Self::PortalDone { .. } => "PORTAL_DONE",
@@ -454,6 +458,7 @@ impl Refusal {
             Self::DuplicateStatement { .. } => "close or DEALLOCATE it first, or use another name",
             Self::UnknownStatement { .. } => "prepare it first",
             Self::ParameterCount { .. } => "bind as many values as the statement has parameters",
+            Self::UnknownSavepoint { .. } => "ROLLBACK ends the transaction",
             Self::StackDepth => "let it execute another statement than itself",
             Self::ResultChanged => "prepare the statement again",
             Self::SeveralStatements => "prepare each of them, or send a simple query",

@@ -118,6 +118,11 @@ impl PreparedCache {
         }
     }
 
+    /// Whether the connection holds it, or will once it has done what it was sent.
+    pub(crate) fn holds(&self, prepared: &Prepared) -> bool {
+        self.used_at.contains_key(&prepared.id)
+    }
+
     /// Whether the connection holds it; a hit counts as a use.
     pub(crate) fn touch(&mut self, prepared: &Prepared) -> bool {
         self.clock += 1;

@@ -74,6 +74,9 @@ impl Session {
             return Ok(self.acquire_or_later());
         };
         match &statement {
+            ClientStatement::Server { prepared, .. } if !self.can_prepare(server, prepared) => {
+                return Ok(Handled::Later);
+            }
             ClientStatement::Server { prepared, .. } => {
                 if let Some(needed) = &needed {
                     self.prepare_on(server, needed);

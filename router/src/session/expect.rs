@@ -222,12 +222,18 @@ pub(crate) struct SkippedParse {
     pub(crate) held: bool,
 }
 
+/// A change of the statements that the server holds which did not happen.
+#[derive(Debug)]
+pub(crate) enum SkippedStep {
+    Parse(SkippedParse),
+    Close(Arc<Prepared>),
+}
+
 /// What an error made the server skip.
 #[derive(Debug, Default)]
 pub(crate) struct Skipped {
-    pub(crate) parses: Vec<SkippedParse>,
-    /// Closes that did not happen.
-    pub(crate) closes: Vec<Arc<Prepared>>,
+    /// Parses and Closes that did not happen, in order.
+    pub(crate) steps: Vec<SkippedStep>,
     /// Changes of the client's statements that did not happen, in order.
     pub(crate) undos: Vec<Undo>,
     /// A Sync is on order, so the server will resume.
@@ -356,22 +362,28 @@ impl Expects {
                     client_name,
                     prepared,
                     held,
-                } => skipped.parses.push(SkippedParse {
+                } => skipped.steps.push(SkippedStep::Parse(SkippedParse {
                     client_name: Some(client_name),
                     prepared,
                     held,
-                }),
-                Expect::HiddenParse(prepared) => skipped.parses.push(SkippedParse {
-                    client_name: None,
-                    prepared,
-                    held: false,
-                }),
-                Expect::HiddenExecute(Some(prepared)) => skipped.parses.push(SkippedParse {
-                    client_name: None,
-                    prepared: Some(prepared),
-                    held: false,
-                }),
-                Expect::HiddenClose(prepared) => skipped.closes.extend(prepared),
+                })),
+                Expect::HiddenParse(prepared) => {
+                    skipped.steps.push(SkippedStep::Parse(SkippedParse {
+                        client_name: None,
+                        prepared,
+                        held: false,
+                    }));
+                }
+                Expect::HiddenExecute(Some(prepared)) => {
+                    skipped.steps.push(SkippedStep::Parse(SkippedParse {
+                        client_name: None,
+                        prepared: Some(prepared),
+                        held: false,
+                    }));
+                }
+                Expect::HiddenClose(Some(prepared)) => {
+                    skipped.steps.push(SkippedStep::Close(prepared));
+                }
                 Expect::Undo(mut undo) => {
                     if std::mem::take(&mut failed) {
                         undo.previous = None;

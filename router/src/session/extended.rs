@@ -106,7 +106,7 @@ impl Session {
         if parse.name.is_empty() {
             self.parse_unnamed(message, parse, (role, commented), server);
         } else {
-            self.parse_named(name, parse, (role, commented), server);
+            return Ok(self.parse_named(name, parse, (role, commented), server));
         }
         Ok(Handled::Done)
     }
@@ -181,7 +181,7 @@ impl Session {
         parse: Parse<'_>,
         (role, commented): (StatementRole, Option<TenantId>),
         server: &mut Link,
-    ) {
+    ) -> Handled {
         let prepared = self.shared.registry.intern(PreparedKey {
             source: Source::Protocol {
                 text: Bytes::copy_from_slice(parse.text),
@@ -189,6 +189,9 @@ impl Session {
             },
             settings_hash: self.state.settings().hash(),
         });
+        if !self.can_prepare(server, &prepared) {
+            return Handled::Later;
+        }
         let statement = ClientStatement::Server {
             prepared: prepared.clone(),
             role,
@@ -201,7 +204,7 @@ impl Session {
         if held && !matches!(self.tx, Tx::Failed) {
             self.answer(backend::put_parse_complete);
             self.remember(undo);
-            return;
+            return Handled::Done;
         }
         frontend::put_parse_raw(
             &mut server.output,
@@ -218,6 +221,7 @@ impl Session {
         if !held {
             self.hold(server, &prepared);
         }
+        Handled::Done
     }
 
     /// A portal that the router must know of is noted only when no ReadyForQuery is outstanding:
@@ -297,6 +301,11 @@ impl Session {
             return Ok(self.acquire_or_later());
         };
         if !effects.is_empty() && self.expects.has_ready() {
+            return Ok(Handled::Later);
+        }
+        if let ClientStatement::Server { prepared, .. } = &statement
+            && !self.can_prepare(server, prepared)
+        {
             return Ok(Handled::Later);
         }
         let portal = (!effects.is_empty()).then_some(Portal::Server(effects));

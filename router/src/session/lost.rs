@@ -107,7 +107,6 @@ impl Session {
         self.description = None;
         self.reverted = None;
         self.late_reports.clear();
-        self.resets.clear();
         self.pinned = false;
         self.held_cursors.clear();
         self.behind_withheld.clear();

@@ -124,6 +124,8 @@ struct Batch {
     ended: bool,
     /// It is a simple Query of several statements, which run one by one.
     split: bool,
+    /// Characters of the Query before the statement that runs.
+    before: usize,
     /// What its Query needs in force is brought into force first, in a transaction of its own,
     ahead: bool,
     /// and that failed, and the client has the error.
@@ -202,8 +204,6 @@ pub(crate) struct Session {
     scs: bool,
     /// What the server has reported in the middle of a Query that runs statement by statement: news at its end.
     late_reports: BTreeMap<String, String>,
-    /// What has been reset since the last ReadyForQuery, which the client is told as the server has it then.
-    resets: Vec<String>,
     /// A rollback took settings with it that the router had brought into force: what the server reports then is not
     /// the client's, which is to know this instead.
     reverted: Option<View>,
@@ -298,7 +298,6 @@ impl Session {
             scs: reads_standard_strings(&reported),
             reported,
             late_reports: BTreeMap::new(),
-            resets: Vec::new(),
             reverted: None,
             pinned: false,
             held_cursors: HashSet::new(),

@@ -270,6 +270,14 @@ impl Session {
         })
     }
 
+    /// Whether the statement is held, or can be prepared now.
+    ///
+    /// If a batch fails, what was prepared and closed in it has not happened: nothing is prepared on the strength of a
+    /// batch before, and the batch behind waits for the outcome.
+    pub(super) fn can_prepare(&self, server: &Link, prepared: &Prepared) -> bool {
+        !self.expects.has_ready() || server.state.prepared.holds(prepared)
+    }
+
     /// Sends a Parse unless the connection holds the statement already.
     pub(super) fn prepare_on(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
         if server.state.prepared.touch(prepared) {
@@ -295,6 +303,7 @@ impl Session {
     /// Notes that the connection will hold the statement, closing another one if it holds too many.
     pub(super) fn hold(&mut self, server: &mut Link, prepared: &Arc<Prepared>) {
         self.counts.server_parses += 1;
+        self.unproven = true;
         if let Some(evicted) = server.state.prepared.insert(Arc::clone(prepared)) {
             frontend::put_close(&mut server.output, TargetKind::Statement, &evicted.name);
             self.expects.push(Expect::HiddenClose(Some(evicted)));

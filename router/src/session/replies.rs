@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tenantry_wire::backend::{self, Severity, TxStatus};
 use tenantry_wire::encoding;
 use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::sqlstate;
 use tenantry_wire::tag::backend as tag;
 
-use super::expect::{CheckOutcome, Effect, Expect, Shown, Skipped};
+use super::expect::{CheckOutcome, Effect, Expect, Shown, Skipped, SkippedStep};
 use super::state::View;
 use super::{Batch, Session, Tx};
 use crate::buffers;
@@ -21,6 +21,17 @@ use crate::server::{Bound, Link, ServerState};
 /// Rows up to this size, bytes, are only passed on whole: if the server is lost in the middle of one,
 /// the client can still be told.
 const WHOLE_MAX: usize = 32 << 10;
+
+/// Settings that a server reports and a session can change.
+const REPORTED_SETTINGS: &[&str] = &[
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+    "application_name",
+    "client_encoding",
+    "default_transaction_read_only",
+    "standard_conforming_strings",
+];
 
 /// Why a server connection cannot be used any longer.
 #[derive(Debug, thiserror::Error)]
@@ -389,14 +400,15 @@ impl Session {
         }
     }
 
-    /// Tells the client what a reset changed for it.
-    fn report_resets(&mut self, server: &ServerState) {
-        for reset in std::mem::take(&mut self.resets) {
-            let mut reported = server.parameters.iter();
-            if let Some((name, value)) =
-                reported.find(|(name, _)| name.eq_ignore_ascii_case(&reset))
+    /// Tells the client what is in force now and news to it. A server reports what has changed when it is ready again: what
+    /// the router set before a statement and that has set back is no change there.
+    fn report_applied(&mut self, server: &ServerState) {
+        for name in REPORTED_SETTINGS {
+            let (now, known) = (server.parameters.get(*name), self.reported.get(*name));
+            if let Some(now) = now
+                && known != Some(now)
             {
-                self.late_reports.insert(name.clone(), value.clone());
+                self.late_reports.insert((*name).to_owned(), now.clone());
             }
         }
     }
@@ -469,13 +481,14 @@ impl Session {
         };
         self.copy_in = false;
         self.copy_starting = false;
+        let applied = server.state.applied_by_router && !self.batch.failed;
         self.follow_status(status, shown, &mut server.state);
         if shown {
             self.overdue = None;
             self.again = None;
             self.progress.0 = self.progress.0.wrapping_add(1);
-            if !self.resets.is_empty() {
-                self.report_resets(&server.state);
+            if applied {
+                self.report_applied(&server.state);
             }
             self.end_results();
             self.release_notifications();
@@ -534,8 +547,15 @@ impl Session {
 
     fn server_error(&mut self, message: &[u8], server: &mut Link) -> Result<(), ServerFault> {
         let body = &message[HEAD_LEN..];
-        let fields = backend::ErrorFields::decode(body)
+        let mut fields = backend::ErrorFields::decode(body)
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
+        let mut shifted = BytesMut::new();
+        let message = if self.batch.before > 0 && shift_position(&mut fields, self.batch.before) {
+            backend::put_error(&mut shifted, &fields);
+            &shifted
+        } else {
+            message
+        };
         if matches!(fields.severity, Severity::Fatal | Severity::Panic) {
             let (code, message) = (fields.code.clone(), fields.message.clone());
             self.last_words = Some(fields);
@@ -575,8 +595,10 @@ impl Session {
         let known = self.own_name(message);
         let limited = self.put_limit(&fields.code);
         if in_simple_query || self.sync_owed {
-            // It ran in the unnamed portal, which is there until the failed transaction ends.
-            self.unnamed_portal |= !matches!(self.tx, Tx::Idle);
+            // It ran in the unnamed portal, which is there until the failed transaction ends. What is wrong with the
+            // words or the names in a statement is found before that.
+            let ran = !fields.code.starts_with("42");
+            self.unnamed_portal |= ran && !matches!(self.tx, Tx::Idle);
         }
         if in_simple_query {
             self.put_server_error(message, known, limited);
@@ -691,25 +713,37 @@ impl Session {
 
     /// Forgets what the skipped messages would have done; answers whether a Sync is on order.
     pub(super) fn undo(&mut self, skipped: Skipped, server: &mut ServerState) -> bool {
-        for parse in skipped.parses {
-            let prepared = parse.prepared.as_deref();
-            if let Some(prepared) = prepared
-                && !parse.held
-            {
-                server.prepared.remove(prepared);
-            }
-            if parse.client_name.is_none_or(|name| name.is_empty()) {
-                server.unnamed = None;
+        // Backwards: what was prepared in the batch may have been closed in it.
+        for step in skipped.steps.into_iter().rev() {
+            match step {
+                SkippedStep::Parse(parse) => {
+                    if let Some(prepared) = &parse.prepared
+                        && !parse.held
+                    {
+                        server.prepared.remove(prepared);
+                    }
+                    if parse.client_name.is_none_or(|name| name.is_empty()) {
+                        server.unnamed = None;
+                    }
+                }
+                SkippedStep::Close(prepared) => server.prepared.insert_without_eviction(&prepared),
             }
         }
         for undo in skipped.undos.into_iter().rev() {
             self.statements.undo(undo);
         }
-        for prepared in skipped.closes {
-            server.prepared.insert_without_eviction(&prepared);
-        }
         skipped.resynchronises
     }
+}
+
+/// The position in a Query of an error in one of its statements that was sent by itself.
+fn shift_position(fields: &mut backend::ErrorFields, before: usize) -> bool {
+    let position = fields.position.as_ref();
+    let Some(position) = position.and_then(|position| position.parse::<usize>().ok()) else {
+        return false;
+    };
+    fields.position = Some((position + before).to_string());
+    true
 }
 
 /// A warning that the statement has no effect outside a transaction block: statements of one Query are in one.

@@ -90,6 +90,7 @@ impl Session {
             self.finish_script(server);
             return Ok(Handled::Done);
         };
+        self.batch.before = self.characters(&script.text[..range.start]);
         let statement = &script.text[range];
         let kind = sql::classify(statement, self.scs());
         let mode = Mode::Simple {
@@ -120,6 +121,16 @@ impl Session {
                 Ok(Handled::Done)
             }
         }
+    }
+
+    /// How PostgreSQL counts positions in a text of the client's encoding.
+    fn characters(&self, text: &[u8]) -> usize {
+        let utf8 = self
+            .reported
+            .get("client_encoding")
+            .is_none_or(|name| name == "UTF8");
+        let continues = |byte: &&u8| utf8 && (0x80..0xc0).contains(*byte);
+        text.len() - text.iter().filter(continues).count()
     }
 
     /// Refuses a Query that cannot be read.

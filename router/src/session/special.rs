@@ -431,7 +431,6 @@ impl Session {
                 return Ok(self.acquire());
             };
             self.begin_implicit();
-            self.note_resets();
             self.state.reset_all();
             if self.batch.forwarded {
                 let prepared = self.internal("CLOSE ALL");
@@ -529,18 +528,11 @@ impl Session {
             return Ok(self.acquire());
         };
         self.begin_implicit();
-        self.note_resets();
         self.state.reset_all();
         // In a transaction, BEGIN comes first.
         server.state.applied = None;
         self.prepare_server(server);
         self.complete_on_server("RESET", mode, server)
-    }
-
-    /// A server reports what a reset changes there, and its values need not have been the client's, which has to hear of
-    /// what changes for it.
-    fn note_resets(&mut self) {
-        self.resets = self.state.settings().names().map(str::to_owned).collect();
     }
 
     /// Whether a reset would change a value that the server reports.

@@ -57,10 +57,6 @@ impl Settings {
         *self = Self::new(values);
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
-    }
-
     pub(crate) fn get(&self, name: &str) -> Option<&Assigned> {
         self.values.get(name)
     }

@@ -205,6 +205,9 @@ impl Session {
                 self.tx = Tx::Deferred { prologue };
                 self.command_complete("ROLLBACK")
             }
+            Kind::RollbackTo(name) if self.lost.is_none() => {
+                Err(Refusal::UnknownSavepoint { name: name.clone() })
+            }
             Kind::Empty => Ok(Handled::Done),
             _ => Err(self.aborted()),
         }

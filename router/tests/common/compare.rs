@@ -1,6 +1,8 @@
 //! The same messages through the router and directly to the shard: sessions of both kinds, and what
 //! of their answers must be equal.
 
+use std::net::SocketAddr;
+
 use tenantry_schema::guard;
 use tenantry_testkit::{Login, RawClient, rows_of};
 use tenantry_wire::frame::Message;
@@ -9,19 +11,23 @@ use super::Setup;
 
 /// A session at the shard itself, bound as the router binds.
 pub async fn direct(setup: &Setup, index: usize) -> RawClient {
-    let shard = setup.fleet.shard_of(setup.tenant(index)).await.unwrap();
-    let secrets = shard.secrets();
-    let address = &shard.shard().address;
-    let target = format!("{}:{}", address.host, address.port)
-        .parse()
-        .unwrap();
-    let mut login = Login::new(
-        guard::role::APP,
-        secrets.passwords.app.expose(),
-        &address.database,
-    );
-    login = login.parameter("client_encoding", "UTF8");
-    let mut client = RawClient::login(target, &login).await.unwrap();
+    direct_with(setup, index, |login| login).await
+}
+
+/// The same with a startup packet of the caller's.
+pub async fn direct_with(
+    setup: &Setup,
+    index: usize,
+    change: impl FnOnce(Login) -> Login,
+) -> RawClient {
+    let (target, login) = direct_login(setup, index).await;
+    let mut client = RawClient::login(target, &change(login)).await.unwrap();
+    let secrets = setup
+        .fleet
+        .shard_of(setup.tenant(index))
+        .await
+        .unwrap()
+        .secrets();
     let identity = rows_of(
         &client
             .query("SELECT tenantry.backend_identity()")
@@ -37,6 +43,20 @@ pub async fn direct(setup: &Setup, index: usize) -> RawClient {
         .await
         .unwrap();
     client
+}
+
+/// Where a session at the shard itself is to be had, and how.
+pub async fn direct_login(setup: &Setup, index: usize) -> (SocketAddr, Login) {
+    let shard = setup.fleet.shard_of(setup.tenant(index)).await.unwrap();
+    let address = &shard.shard().address;
+    let target = format!("{}:{}", address.host, address.port);
+    let login = Login::new(
+        guard::role::APP,
+        shard.secrets().passwords.app.expose(),
+        &address.database,
+    );
+    let login = login.parameter("client_encoding", "UTF8");
+    (target.parse().unwrap(), login)
 }
 
 pub fn show(messages: &[Message]) -> Vec<String> {

@@ -191,7 +191,7 @@ async fn play_answered(client: &mut RawClient, step: &Step) -> Option<(Answer, O
         return None;
     }
     let status = tenantry_testkit::status_of(&replies);
-    Some((replies.iter().map(line).collect(), status))
+    Some((reports_sorted(replies.iter().map(line).collect()), status))
 }
 
 fn is_internal_error(message: &Message) -> bool {
@@ -220,6 +220,14 @@ async fn play_until(client: &mut RawClient, step: &Step, ready: usize) -> Answer
                 break;
             }
         }
+    }
+    reports_sorted(answer)
+}
+
+/// Several settings that change at once are reported in no particular order.
+fn reports_sorted(mut answer: Answer) -> Answer {
+    for run in answer.chunk_by_mut(|a, b| a.starts_with("S ") && b.starts_with("S ")) {
+        run.sort();
     }
     answer
 }

@@ -40,7 +40,7 @@ pub fn parse_options(options: &str) -> Result<Vec<(String, String)>, OptionsErro
     while let Some(word) = words.next() {
         let setting = if word == "-c" {
             let argument = words.next();
-            let argument = argument.ok_or_else(|| missing("-c", String::new()))?;
+            let argument = argument.ok_or(OptionsError::UnsupportedSwitch(word))?;
             setting("-c ", &argument)?
         } else if word == "--" && words.len() == 0 {
             break;
