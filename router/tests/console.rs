@@ -614,8 +614,29 @@ async fn what_is_disabled_by_name_stays_so_whatever_is_done_to_all() {
     let shown = show(&console, "SHOW DATABASES").await;
     let row = shown.iter().find(|row| get(row, "name") == name).unwrap();
     assert_eq!((get(row, "paused"), get(row, "disabled")), ("0", "1"));
+    // Nor does RESUME enable it by its name; and ENABLE resumes nothing.
+    for (command, paused) in [("PAUSE", "1"), ("RESUME", "0")] {
+        console
+            .simple_query(&format!("{command} {name}"))
+            .await
+            .unwrap();
+        let shown = show(&console, "SHOW DATABASES").await;
+        let row = shown.iter().find(|row| get(row, "name") == name).unwrap();
+        assert_eq!((get(row, "paused"), get(row, "disabled")), (paused, "1"));
+        let refused = error_of(&client.query("SELECT 1").await.unwrap()).unwrap();
+        assert_eq!(refused.routine.as_deref(), Some("SHARD_DOWN"));
+    }
+    for command in ["PAUSE", "ENABLE"] {
+        console
+            .simple_query(&format!("{command} {name}"))
+            .await
+            .unwrap();
+    }
+    let shown = show(&console, "SHOW DATABASES").await;
+    let row = shown.iter().find(|row| get(row, "name") == name).unwrap();
+    assert_eq!((get(row, "paused"), get(row, "disabled")), ("1", "0"));
     console
-        .simple_query(&format!("ENABLE {name}"))
+        .simple_query(&format!("RESUME {name}"))
         .await
         .unwrap();
     assert_eq!(error_of(&client.query("SELECT 1").await.unwrap()), None);

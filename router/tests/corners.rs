@@ -129,7 +129,7 @@ async fn options_are_read_as_postgresql_reads_them() {
             }
             Err(error) => panic!("{options:?}: {error}"),
         };
-        let mut at_shard = direct_with(&setup, 0, |login| with(login)).await;
+        let mut at_shard = direct_with(&setup, 0, with).await;
         for look in looks {
             // Its default is the router's own.
             if look == "SHOW application_name" && !options.contains("application_name") {

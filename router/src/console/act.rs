@@ -14,7 +14,6 @@ use super::complaint::Complaint;
 use super::dialogue::Outcome;
 use crate::activity::ClientRecord;
 use crate::config::Changeable;
-use crate::pool::Gate;
 use crate::reload::ReloadError;
 use crate::router::Router;
 
@@ -52,7 +51,7 @@ async fn run(
     match command {
         Command::Pause(name) => {
             let shard = optional(router, name)?;
-            router.pools.set_gate(shard, Gate::Paused);
+            router.pools.pause(shard, true);
             wait(|| connections(router, shard, |_| true) == 0).await;
             Ok(done("PAUSE"))
         }
@@ -61,17 +60,17 @@ async fn run(
             if !is_gated(router, shard) {
                 return Err(not_in_state(name.as_deref(), "paused"));
             }
-            router.pools.set_gate(shard, Gate::Open);
+            router.pools.pause(shard, false);
             Ok(done("RESUME"))
         }
         Command::Disable(name) => {
             let shard = named(router, name)?.id;
-            router.pools.set_gate(Some(shard), Gate::Disabled);
+            router.pools.disable(shard, true);
             Ok(done("DISABLE"))
         }
         Command::Enable(name) => {
             let shard = named(router, name)?.id;
-            router.pools.set_gate(Some(shard), Gate::Open);
+            router.pools.disable(shard, false);
             Ok(done("ENABLE"))
         }
         Command::Reconnect(name) => {
@@ -86,7 +85,7 @@ async fn run(
         }
         Command::Kill(name) => {
             let shard = optional(router, name)?;
-            router.pools.set_gate(shard, Gate::Paused);
+            router.pools.pause(shard, true);
             for client in clients_of(router, shard) {
                 if client.id() != asker.id() {
                     client.kill();
@@ -208,12 +207,11 @@ async fn wait(reached: impl Fn() -> bool) {
 
 fn is_gated(router: &Router, shard: Option<ShardId>) -> bool {
     match shard {
-        Some(shard) => router.pools.gate(shard) == Gate::Paused,
+        Some(shard) => router.pools.is_paused(Some(shard)),
         None => {
             let fleet = router.fleet.current();
             let mut shards = fleet.shards.keys();
-            router.pools.gate_of_all() == Gate::Paused
-                || shards.any(|shard| router.pools.gate(*shard) == Gate::Paused)
+            router.pools.is_paused(None) || shards.any(|shard| router.pools.is_paused(Some(*shard)))
         }
     }
 }

@@ -24,32 +24,62 @@ pub(crate) enum Gate {
 /// The gates of all shards, so that a pool made later finds its own.
 #[derive(Debug, Default)]
 pub(super) struct Gates {
-    all: Gate,
-    shards: BTreeMap<ShardId, Gate>,
+    all_paused: bool,
+    shards: BTreeMap<ShardId, Named>,
+}
+
+/// What was done to a shard by its name. Paused and disabled are two things, as in PgBouncer: RESUME does not enable.
+#[derive(Debug, Clone, Copy, Default)]
+struct Named {
+    paused: Option<bool>,
+    disabled: bool,
 }
 
 impl Gates {
     pub(super) fn of(&self, shard: ShardId) -> Gate {
-        self.shards.get(&shard).copied().unwrap_or(self.all)
+        if self.named(shard).disabled {
+            Gate::Disabled
+        } else if self.is_paused(shard) {
+            Gate::Paused
+        } else {
+            Gate::Open
+        }
+    }
+
+    fn is_paused(&self, shard: ShardId) -> bool {
+        self.named(shard).paused.unwrap_or(self.all_paused)
+    }
+
+    fn named(&self, shard: ShardId) -> Named {
+        self.shards.get(&shard).copied().unwrap_or_default()
     }
 }
 
 impl Pools {
-    /// Sets the gate of one shard, or of all that are and will be. What was disabled by its name stays so until it is
-    /// named again.
-    pub(crate) fn set_gate(&self, shard: Option<ShardId>, gate: Gate) {
+    /// Pauses or resumes one shard, or all that are and will be.
+    pub(crate) fn pause(&self, shard: Option<ShardId>, paused: bool) {
         {
             let mut gates = self.gates.lock();
             match shard {
-                Some(shard) => {
-                    gates.shards.insert(shard, gate);
-                }
+                Some(shard) => gates.shards.entry(shard).or_default().paused = Some(paused),
                 None => {
-                    gates.all = gate;
-                    gates.shards.retain(|_, own| *own == Gate::Disabled);
+                    gates.all_paused = paused;
+                    for named in gates.shards.values_mut() {
+                        named.paused = None;
+                    }
                 }
             }
         }
+        self.apply_gates(shard);
+    }
+
+    /// Disables or enables a shard, until it is named again.
+    pub(crate) fn disable(&self, shard: ShardId, disabled: bool) {
+        self.gates.lock().shards.entry(shard).or_default().disabled = disabled;
+        self.apply_gates(Some(shard));
+    }
+
+    fn apply_gates(&self, shard: Option<ShardId>) {
         for pool in self.of(shard) {
             pool.set_gate(self.gate(pool.shard_id()));
         }
@@ -60,9 +90,10 @@ impl Pools {
         self.gates.lock().of(shard)
     }
 
-    /// The gate of every shard that has none of its own.
-    pub(crate) fn gate_of_all(&self) -> Gate {
-        self.gates.lock().all
+    /// Whether a shard is paused, disabled or not; without a shard, whether those are that were not named.
+    pub(crate) fn is_paused(&self, shard: Option<ShardId>) -> bool {
+        let gates = self.gates.lock();
+        shard.map_or(gates.all_paused, |shard| gates.is_paused(shard))
     }
 
     /// Closes idle connections of a shard, or of all.

@@ -219,6 +219,11 @@ impl Session {
         self.batch.failed = true;
         if inside {
             self.follow_status(status, true, &mut server.state);
+        } else if let Tx::Deferred { prologue } = &mut self.tx {
+            self.tx = Tx::FailedHere {
+                open_on_server: false,
+                deferred: std::mem::take(prologue),
+            };
         }
         self.ready();
     }

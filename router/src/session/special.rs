@@ -439,7 +439,10 @@ impl Session {
             self.forget_everything(Some(&mut *server));
             server.state.applied = None;
             self.prepare_server(server);
-            return self.complete_on_server("DISCARD ALL", mode, server);
+            let done = self.complete_on_server("DISCARD ALL", mode, server);
+            // It is committed at once.
+            self.batch.ended = true;
+            return done;
         }
         self.state.reset_all();
         if self.batch.forwarded
@@ -451,6 +454,11 @@ impl Session {
         }
         self.forget_everything(server);
         self.answer(|out| backend::put_command_complete(out, "DISCARD ALL"));
+        if self.batch.forwarded {
+            self.batch.ended = true;
+        } else {
+            self.end_implicit();
+        }
         Ok(Handled::Done)
     }
 

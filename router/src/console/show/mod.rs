@@ -20,7 +20,6 @@ use super::dialogue::Outcome;
 use super::parameters;
 use super::table::{Head, Kind, Table};
 use crate::config::{Changeable, Config, SETTINGS};
-use crate::pool::Gate;
 use crate::router::Router;
 
 const HELP: &str = "
@@ -164,7 +163,7 @@ fn version_text() -> String {
 fn state(router: &Router, table: &mut Table) {
     let yes_no = |value: bool| if value { "yes" } else { "no" };
     let draining = router.refuses_sessions();
-    let paused = router.pools.gate_of_all() == Gate::Paused;
+    let paused = router.pools.is_paused(None);
     let status = router.follow().borrow().clone();
     let started = router.activity.clock.started_at();
     for (key, value) in [

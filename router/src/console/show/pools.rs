@@ -202,7 +202,7 @@ pub(super) fn databases(router: &Router, table: &mut Table) {
                 .into(),
             config.clients_max.into(),
             clients.into(),
-            u32::from(gate == Gate::Paused).into(),
+            u32::from(router.pools.is_paused(Some(*id))).into(),
             u32::from(gate == Gate::Disabled).into(),
             shard.kind.as_str().into(),
             shard.state.as_str().into(),
