@@ -57,8 +57,14 @@ pub struct Config {
     pub threads: usize,
     /// Server connections per shard.
     pub pool_size: usize,
+    /// Of these, how many are left to tenants that have had less than the others; at most a quarter of the pool.
+    pub pool_reserve: usize,
+    /// Whether less of a pool is given out while its shard is slow.
+    pub pool_adaptive: bool,
     /// Sessions that may wait for a server connection of one shard.
     pub pool_queue_max: usize,
+    /// Sessions of one tenant that may; none takes more than half of what others leave.
+    pub pool_tenant_queue_max: usize,
     /// Operators' sessions (`shard/NAME`) per shard, beside the pool.
     pub operator_connections_max: usize,
     /// Client connections at once, all roles together.
@@ -98,6 +104,8 @@ pub struct LeftOut {
     pub buffer_release: bool,
     /// A server connection is given back as its client left it.
     pub cleanup: bool,
+    /// Connections are given out in order of arrival, whoever asks.
+    pub fairness: bool,
 }
 
 /// Time limits of one router.
@@ -157,7 +165,10 @@ impl Default for Config {
             database: "shop".to_owned(),
             threads: std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2)),
             pool_size: 20,
+            pool_reserve: 1,
+            pool_adaptive: true,
             pool_queue_max: 10_000,
+            pool_tenant_queue_max: 5000,
             operator_connections_max: 10,
             clients_max: 20_000,
             clients_unauthenticated_max: 1000,
@@ -247,6 +258,7 @@ impl Config {
         for (name, value) in [
             ("pool_size", self.pool_size),
             ("pool_queue_max", self.pool_queue_max),
+            ("pool_tenant_queue_max", self.pool_tenant_queue_max),
             ("operator_connections_max", self.operator_connections_max),
             ("clients_max", self.clients_max),
             (

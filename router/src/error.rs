@@ -73,10 +73,23 @@ pub(crate) enum Refusal {
         shard: String,
         waited: Duration,
         waiting: usize,
+        /// Of the same tenant.
+        tenant_waiting: usize,
+        tenant_held: usize,
         pool_size: usize,
     },
     #[error("too many sessions wait for shard {shard}")]
-    QueueFull { shard: String, waiting: usize },
+    QueueFull {
+        shard: String,
+        limit: usize,
+        waiting: usize,
+    },
+    #[error("too many sessions of this tenant wait for shard {shard}")]
+    TenantQueueFull {
+        shard: String,
+        limit: usize,
+        waiting: usize,
+    },
     #[error("sorry, too many clients already")]
     TooManyClients { limit: usize },
     #[error("too many connections for role \"{role}\"")]
@@ -209,6 +222,7 @@ impl Refusal {
             | Self::ShardDown { .. } => sqlstate::CANNOT_CONNECT_NOW,
             Self::QueueTimeout { .. }
             | Self::QueueFull { .. }
+            | Self::TenantQueueFull { .. }
             | Self::TooManyOperators { .. }
             | Self::TooManyRoleConnections { .. }
             | Self::TooManyLogins { .. }
@@ -270,6 +284,7 @@ impl Refusal {
             Self::ShardDown { .. } => "SHARD_DOWN",
             Self::QueueTimeout { .. } => "QUEUE_TIMEOUT",
             Self::QueueFull { .. } => "QUEUE_FULL",
+            Self::TenantQueueFull { .. } => "TENANT_QUEUE_FULL",
             Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
             Self::TooManyRoleConnections { .. } => "TOO_MANY_ROLE_CONNECTIONS",
             Self::TooManyLogins { .. } => "TOO_MANY_LOGINS",
@@ -329,13 +344,20 @@ impl Refusal {
                 Some(format!("waited {} ms for its shard", waited.as_millis()))
             }
             Self::QueueTimeout {
-                waiting, pool_size, ..
+                waiting,
+                tenant_waiting,
+                tenant_held,
+                pool_size,
+                ..
             } => Some(format!(
-                "query_wait_timeout; {waiting} sessions wait, the pool has {pool_size} connections"
+                "query_wait_timeout; {waiting} sessions wait, {tenant_waiting} of them this tenant's, which holds {tenant_held} of {pool_size} connections"
             )),
-            Self::QueueFull { waiting, .. } => {
-                Some(format!("pool_queue_max; {waiting} sessions wait"))
-            }
+            Self::QueueFull { limit, waiting, .. } => Some(format!(
+                "pool_queue_max is {limit}; {waiting} sessions wait"
+            )),
+            Self::TenantQueueFull { limit, waiting, .. } => Some(format!(
+                "pool_tenant_queue_max, and half of what others leave of the queue, allow {limit} now; {waiting} wait"
+            )),
             Self::TooManyOperators { limit, .. } => {
                 Some(format!("operator_connections_max is {limit}"))
             }
@@ -407,6 +429,9 @@ impl Refusal {
             Self::EmptyRing { .. } => "add a shared shard with `tenantry shard add`",
             Self::NoShard => "see `tenantry shard list`; retry in a moment",
             Self::ShardDown { .. } => "nothing was sent to it: retrying is safe",
+            Self::TenantQueueFull { .. } => {
+                "retry later, use fewer connections, or raise the tenant's weight"
+            }
             Self::QueueTimeout { .. } | Self::QueueFull { .. } => {
                 "retry later, use fewer connections, or raise pool_size"
             }

@@ -56,6 +56,8 @@ pub(crate) struct Metrics {
     pool_open: Family<ShardLabel, Gauge>,
     pool_idle: Family<ShardLabel, Gauge>,
     pool_waiting: Family<ShardLabel, Gauge>,
+    pool_tenants_waiting: Family<ShardLabel, Gauge>,
+    pool_level: Family<ShardLabel, Gauge>,
     directory_tenants: Gauge,
     fleet_sequence: Gauge,
     catalog_connected: Gauge,
@@ -86,6 +88,8 @@ impl Metrics {
             pool_open: Family::default(),
             pool_idle: Family::default(),
             pool_waiting: Family::default(),
+            pool_tenants_waiting: Family::default(),
+            pool_level: Family::default(),
             directory_tenants: Gauge::default(),
             fleet_sequence: Gauge::default(),
             catalog_connected: Gauge::default(),
@@ -188,6 +192,16 @@ impl Metrics {
             self.pool_waiting.clone(),
         );
         r.register(
+            "pool_tenants_waiting",
+            "Tenants that have sessions waiting for a server connection",
+            self.pool_tenants_waiting.clone(),
+        );
+        r.register(
+            "pool_level",
+            "Server connections that tenants may hold beyond what newcomers are left; falls while the shard is slow",
+            self.pool_level.clone(),
+        );
+        r.register(
             "directory_tenants",
             "Tenants in the directory",
             self.directory_tenants.clone(),
@@ -281,7 +295,9 @@ impl Metrics {
         };
         set(&self.pool_open, stats.open);
         set(&self.pool_idle, stats.idle);
-        set(&self.pool_waiting, stats.waiting);
+        set(&self.pool_waiting, stats.load.waiting);
+        set(&self.pool_tenants_waiting, stats.load.tenants_waiting);
+        set(&self.pool_level, stats.load.level);
     }
 
     pub(crate) fn fleet(&self, tenants: usize, sequence: u64, connected: bool, snapshot: bool) {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tenantry_schema::tenant::TenantId;
 
-use crate::pool::Pool;
+use crate::admission::Weight;
+use crate::pool::{Applicant, Pool};
 
 /// What a route was made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub(crate) struct Route {
     tenant: Option<TenantId>,
     made_of: Versions,
     pool: Option<Arc<Pool>>,
+    weight: Weight,
 }
 
 impl Route {
@@ -30,9 +32,14 @@ impl Route {
         self.tenant == Some(tenant) && self.made_of == now
     }
 
-    /// The tenant's pool, if it is known and still the one.
-    pub(crate) fn pool(&self, tenant: TenantId, now: Versions) -> Option<&Arc<Pool>> {
-        self.pool.as_ref().filter(|_| self.admits(tenant, now))
+    /// The tenant's pool, if it is known and still the one, and as whom the session asks there.
+    pub(crate) fn pool(&self, tenant: TenantId, now: Versions) -> Option<(&Arc<Pool>, Applicant)> {
+        let pool = self.pool.as_ref().filter(|_| self.admits(tenant, now))?;
+        let applicant = Applicant {
+            tenant: Some(tenant),
+            weight: self.weight,
+        };
+        Some((pool, applicant))
     }
 
     /// Keeps what was found out about a tenant that may be served; `made_of` was read before.
@@ -40,13 +47,14 @@ impl Route {
         &mut self,
         tenant: TenantId,
         made_of: Versions,
-        pool: Option<Arc<Pool>>,
-    ) -> Option<&Arc<Pool>> {
+        pool: Option<(Arc<Pool>, Weight)>,
+    ) {
+        let (pool, weight) = pool.unzip();
         *self = Self {
             tenant: Some(tenant),
             made_of,
             pool,
+            weight: weight.unwrap_or_default(),
         };
-        self.pool.as_ref()
     }
 }

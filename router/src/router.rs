@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::{Activity, Logins};
+use crate::admission::Weight;
 use crate::arrivals::{Arrival, Arrivals};
 use crate::cancel::{Cancels, router_number};
 use crate::config::{Change, Changeable, Config, ConfigError};
@@ -31,7 +32,7 @@ use crate::identify::check_tenant;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Secret};
 use crate::places::{Place, Places};
-use crate::pool::{Gate, Lease, LeftBehind, PoolLimits, Pools, clean};
+use crate::pool::{Applicant, Gate, Lease, LeftBehind, PoolLimits, Pools, clean};
 use crate::reload::{self, ReadConfig, ReloadError};
 use crate::reported::{self, ReportedError};
 use crate::route::{Route, Versions};
@@ -90,6 +91,13 @@ impl std::fmt::Debug for Router {
             .field("name", name)
             .finish_non_exhaustive()
     }
+}
+
+/// Where a tenant lives, and its weight among those that live there.
+#[derive(Debug)]
+struct Home {
+    shard: Arc<Shard>,
+    weight: Weight,
 }
 
 /// What was read for TLS; nothing of it is in force yet.
@@ -345,16 +353,17 @@ impl Router {
             return Ok(None);
         };
         let now = self.versions();
-        if let Some(pool) = known.pool(tenant, now) {
-            return Ok(pool.take_idle(Some(tenant)));
-        }
-        match self.shard_of(&self.fleet.current(), session, tenant)? {
-            Some(shard) => {
-                let pool = known.learn(tenant, now, Some(self.pools.pool(&shard)?));
-                Ok(pool.and_then(|pool| pool.take_idle(Some(tenant))))
+        if known.pool(tenant, now).is_none() {
+            match self.home_of(&self.fleet.current(), session, tenant)? {
+                Some(home) => {
+                    let pool = self.pools.pool(&home.shard)?;
+                    known.learn(tenant, now, Some((pool, home.weight)));
+                }
+                None => return Ok(None),
             }
-            None => Ok(None),
         }
+        let pool = known.pool(tenant, now);
+        Ok(pool.and_then(|(pool, applicant)| pool.take_idle(applicant)))
     }
 
     fn versions(&self) -> Versions {
@@ -374,9 +383,13 @@ impl Router {
             // Rare, and large: it would make every session's state larger.
             return Box::pin(self.any_connection(session.home())).await;
         };
-        let shard = self.await_shard(session, tenant).await?;
+        let home = self.await_home(session, tenant).await?;
+        let applicant = Applicant {
+            tenant: Some(tenant),
+            weight: home.weight,
+        };
         let started = Instant::now();
-        let lease = self.pools.pool(&shard)?.acquire(Some(tenant)).await;
+        let lease = self.pools.pool(&home.shard)?.acquire(applicant).await;
         self.metrics.waited(started.elapsed());
         lease
     }
@@ -389,7 +402,7 @@ impl Router {
         let now = self.versions();
         if !known.admits(tenant, now)
             && self
-                .shard_of(&self.fleet.current(), session, tenant)?
+                .home_of(&self.fleet.current(), session, tenant)?
                 .is_some()
         {
             known.learn(tenant, now, None);
@@ -398,12 +411,12 @@ impl Router {
     }
 
     /// Where the tenant lives; `None` while it is being provisioned.
-    fn shard_of(
+    fn home_of(
         &self,
         fleet: &Fleet,
         session: &Session,
         tenant: TenantId,
-    ) -> Result<Option<Arc<Shard>>, Refusal> {
+    ) -> Result<Option<Home>, Refusal> {
         let text = || tenant.display(fleet.settings.tenant_key).to_string();
         let record = fleet
             .directory
@@ -423,21 +436,20 @@ impl Router {
                 reason: "the catalog says it is down".to_owned(),
             });
         }
-        Ok(Some(Arc::clone(shard)))
+        Ok(Some(Home {
+            shard: Arc::clone(shard),
+            weight: Weight::of_percent(fleet.limits_of(&record).weight().saturating_mul(100)),
+        }))
     }
 
-    async fn await_shard(
-        &self,
-        session: &Session,
-        tenant: TenantId,
-    ) -> Result<Arc<Shard>, Refusal> {
+    async fn await_home(&self, session: &Session, tenant: TenantId) -> Result<Home, Refusal> {
         let limit = self.config().timeouts.provisioning_wait;
         let deadline = Instant::now() + limit;
         let mut published = self.fleet.subscribe();
         loop {
             let fleet = self.fleet.current();
-            if let Some(shard) = self.shard_of(&fleet, session, tenant)? {
-                return Ok(shard);
+            if let Some(home) = self.home_of(&fleet, session, tenant)? {
+                return Ok(home);
             }
             let changed = timeout_at(deadline, published.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
@@ -471,7 +483,7 @@ impl Router {
         let mut refusal = Refusal::NoShard;
         for shard in shards {
             match self.pools.pool(shard) {
-                Ok(pool) => match pool.acquire(None).await {
+                Ok(pool) => match pool.acquire(Applicant::default()).await {
                     Ok(lease) => return Ok(lease),
                     Err(error) => refusal = error,
                 },

@@ -110,6 +110,9 @@ async fn only_operators_get_in() {
 async fn every_show_has_the_columns_it_says_in_both_protocols() {
     let setup = setup(|_| ()).await;
     setup.seed().await;
+    // Somebody holds a server connection.
+    let mut holder = setup.raw_for(0).await;
+    holder.query("BEGIN; SELECT 1").await.unwrap();
     let client = console(&setup).await;
     for (command, columns) in [
         (
@@ -130,6 +133,7 @@ async fn every_show_has_the_columns_it_says_in_both_protocols() {
              sv_active sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login \
              maxwait maxwait_us pool_mode load_balance_hosts pool_size",
         ),
+        ("SHOW QUEUES", "database tenant waiting held share"),
         (
             "SHOW DATABASES",
             "name host port database force_user pool_size min_pool_size reserve_pool_size \

@@ -144,7 +144,13 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
         database: reader.value("router.database", default.database),
         threads: reader.value("router.threads", default.threads),
         pool_size: reader.value("router.pool_size", default.pool_size),
+        pool_reserve: reader.value("router.pool_reserve", default.pool_reserve),
+        pool_adaptive: reader.value("router.pool_adaptive", default.pool_adaptive),
         pool_queue_max: reader.value("router.pool_queue_max", default.pool_queue_max),
+        pool_tenant_queue_max: reader.value(
+            "router.pool_tenant_queue_max",
+            default.pool_tenant_queue_max,
+        ),
         operator_connections_max: reader.value(
             "router.operator_connections_max",
             default.operator_connections_max,

@@ -68,6 +68,13 @@ counted! {
     binds,
 }
 
+impl Counters {
+    /// Time in which servers worked, microseconds.
+    pub(super) fn request_us(&self) -> u64 {
+        self.request_us.load(Ordering::Relaxed)
+    }
+}
+
 /// Adds without a read-modify-write: there is one writer.
 fn add(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);

@@ -134,6 +134,11 @@ impl ServerRecord {
         self.counters.totals()
     }
 
+    /// For how long it has worked for all its sessions together, microseconds.
+    pub(crate) fn worked_us(&self) -> u64 {
+        self.counters.request_us()
+    }
+
     /// Whether it is a pool's, and not an operator's session's own.
     pub(crate) fn is_pooled(&self) -> bool {
         self.origin.user == role::APP

@@ -97,9 +97,13 @@ pub struct Near<P> {
 
 /// A waiter's turn.
 #[derive(Debug)]
-pub struct Grant<W> {
+pub struct Grant<W, P> {
     /// What the waiter left to be found by.
     pub handle: W,
+    /// Its tenant.
+    pub asker: Asker,
+    /// Its place.
+    pub place: P,
     /// Its right.
     pub ticket: Ticket,
     /// Since when it has been waiting, microseconds.

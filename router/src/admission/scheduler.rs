@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::level::Level;
-use super::tenants::{Asker, Tenants};
-use super::virtual_time::{Rate, Virtual, Weight};
+use super::tenants::{Asker, Tenant, Tenants};
+use super::virtual_time::{Virtual, Weight};
 use super::waiters::{WaiterId, Waiters};
 use super::{Bounds, Grant, Load, Near, QueueFull, TenantLoad, Ticket};
 
 /// What a tenant can owe, microseconds of its own holding: so much later than at its turn it comes at most.
-const DEBT_US_MAX: u64 = 1_000_000;
+pub(super) const DEBT_US_MAX: u64 = 1_000_000;
 /// The part of an even split by which virtual time goes on whoever is served.
 const CREEP: u64 = 4;
 /// What a request is expected to take while nothing is known, microseconds.
@@ -78,9 +78,11 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     pub fn request(&mut self, asker: Asker, weight: Weight, now_us: u64) -> Option<Ticket> {
         self.advance(now_us);
         let place = self.arrive(asker, weight);
-        let (latest, now) = (self.latest(weight), self.now_us);
+        let (now, virtual_now) = (self.now_us, self.virtual_now);
         let tenant = self.tenants.at(place)?;
-        let key = tenant.finish(now).min(latest);
+        let key = tenant
+            .finish(now)
+            .min(virtual_now + tenant.rate.charge(DEBT_US_MAX));
         let is_first = tenant.queue.is_empty()
             && (self.backlog.first()).is_none_or(|(first, _, _)| key < *first);
         if !is_first || !self.admits(key) {
@@ -108,7 +110,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
             limit: self.bounds.queue_max,
             waiting: self.waiters.len(),
         };
-        let latest = self.latest(weight);
+        let virtual_now = self.virtual_now;
         let tenant = self.tenants.at(at).ok_or(pool_full)?;
         let mut queue = tenant.queue;
         self.check_queue(queue.len())?;
@@ -121,7 +123,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         if let Some(tenant) = self.tenants.at_mut(at) {
             tenant.queue = queue;
             if is_first {
-                tenant.latest = latest;
+                tenant.comes_by(virtual_now);
             }
         }
         if is_first {
@@ -135,7 +137,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     ///
     /// `near` says what is free, so that it need not be bound to another tenant or moved to another thread when
     /// that would make nobody wait who should not.
-    pub fn next(&mut self, near: Option<Near<P>>, now_us: u64) -> Option<Grant<W>> {
+    pub fn next(&mut self, near: Option<Near<P>>, now_us: u64) -> Option<Grant<W, P>> {
         self.advance(now_us);
         let (key, first) = self.first()?;
         if !self.admits(key) {
@@ -149,17 +151,19 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         self.unfile(place);
         let tenant = self.tenants.at_mut(place)?;
         let waiter = self.waiters.leave(&mut tenant.queue, id)?;
-        let (weight, more) = (tenant.weight, !tenant.queue.is_empty());
+        let (asker, more) = (tenant.asker, !tenant.queue.is_empty());
         let ticket = self.grant(place, key)?;
         if more {
-            let latest = self.latest(weight);
+            let virtual_now = self.virtual_now;
             if let Some(tenant) = self.tenants.at_mut(place) {
-                tenant.latest = latest;
+                tenant.comes_by(virtual_now);
             }
             self.file(place);
         }
         Some(Grant {
             handle: waiter.handle,
+            asker,
+            place: waiter.place,
             ticket,
             since_us: waiter.since_us,
         })
@@ -172,8 +176,8 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         let now = self.now_us;
         if let Some(tenant) = self.tenants.at_mut(ticket.tenant) {
             // By an eighth for the tenant, slower for the pool, which is what a tenant starts with.
-            tenant.estimate_us = learn(tenant.estimate_us, us, 8);
-            self.estimate_us = learn(self.estimate_us, us, 64);
+            tenant.estimate_us = learn(tenant.estimate_us, us, 3);
+            self.estimate_us = learn(self.estimate_us, us, 6);
             if let Some(worked) = worked_us.filter(|_| self.bounds.adapts) {
                 self.level
                     .worked(&mut tenant.usual, ticket.since_us, worked, now);
@@ -234,15 +238,24 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     /// What each tenant is doing that holds or waits.
     pub fn tenants(&self) -> impl Iterator<Item = TenantLoad> {
         let active = self.tenants.iter().filter(|tenant| !tenant.is_idle());
-        active.map(|tenant| TenantLoad {
+        active.map(|tenant| self.load_of(tenant))
+    }
+
+    /// What one tenant is doing, if it holds or waits.
+    #[must_use]
+    pub fn tenant(&self, asker: Asker) -> Option<TenantLoad> {
+        let tenant = self.tenants.at(self.tenants.find(asker)?)?;
+        (!tenant.is_idle()).then(|| self.load_of(tenant))
+    }
+
+    fn load_of(&self, tenant: &Tenant) -> TenantLoad {
+        let share = tenant.weight.percent() * 1000 / self.active_percent.max(1);
+        TenantLoad {
             asker: tenant.asker,
             held: tenant.held as usize,
             waiting: tenant.queue.len(),
-            share_permille: u32::try_from(
-                tenant.weight.percent() * 1000 / self.active_percent.max(1),
-            )
-            .unwrap_or(u32::MAX),
-        })
+            share_permille: u32::try_from(share).unwrap_or(u32::MAX),
+        }
     }
 
     /// Time goes on, and virtual time creeps with what is held.
@@ -275,11 +288,6 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
             }
         }
         place
-    }
-
-    /// Where one of this weight that comes now stands at the latest.
-    fn latest(&self, weight: Weight) -> Virtual {
-        self.virtual_now + Rate::of(weight).charge(DEBT_US_MAX)
     }
 
     /// Whether one whose next request would be done at this time may have a connection.
@@ -383,12 +391,15 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     }
 }
 
-/// An estimate after one more measurement, which counts for one part in `parts`.
-fn learn(estimate_us: u32, us: u64, parts: i64) -> u32 {
-    let us = i64::try_from(us.min(ESTIMATE_US_MAX)).unwrap_or(i64::MAX);
-    let old = i64::from(estimate_us);
-    let step = us - old;
-    // Away from zero, so that small differences are learnt as well.
-    let learnt = old + (step + step.signum() * (parts - 1)) / parts;
+/// An estimate after one more measurement, which counts for one part in `2^bits`.
+fn learn(estimate_us: u32, us: u64, bits: u32) -> u32 {
+    let us = us.min(ESTIMATE_US_MAX);
+    let old = u64::from(estimate_us);
+    // Rounded away from what is known, so that small differences are learnt as well.
+    let learnt = if us > old {
+        old + ((us - old - 1) >> bits) + 1
+    } else {
+        old - ((old - us + (1 << bits) - 1) >> bits)
+    };
     u32::try_from(learnt.max(1)).unwrap_or(u32::MAX)
 }

@@ -10,6 +10,7 @@ use std::hash::BuildHasher;
 use tenantry_schema::tenant::TenantId;
 
 use super::level::Usual;
+use super::scheduler::DEBT_US_MAX;
 use super::virtual_time::{Rate, Virtual, Weight};
 use super::waiters::{NOWHERE, Queue};
 
@@ -89,6 +90,11 @@ impl Tenant {
     /// When the next request of one that waits counts as done.
     pub(super) fn due(&self, now: u64) -> Virtual {
         self.finish(now).min(self.latest)
+    }
+
+    /// The first of its queue comes no later than what it can owe from now.
+    pub(super) fn comes_by(&mut self, virtual_now: Virtual) {
+        self.latest = virtual_now + self.rate.charge(DEBT_US_MAX);
     }
 
     pub(super) fn set_weight(&mut self, weight: Weight) {

@@ -11,7 +11,7 @@ use tenantry_schema::tenant::TenantId;
 use super::{Asker, Scheduler};
 
 /// Connections left to newcomers by default.
-const RESERVE: usize = 2;
+const RESERVE: usize = 1;
 
 fn asker(number: usize) -> Asker {
     let number = i64::try_from(number).unwrap() + 1;

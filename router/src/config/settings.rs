@@ -117,7 +117,10 @@ settings! {
     Restart "router.database" = database;
     Restart "router.threads" = threads;
     Live "router.pool_size" = pool_size;
+    Live "router.pool_reserve" = pool_reserve;
+    Live "router.pool_adaptive" = pool_adaptive;
     Live "router.pool_queue_max" = pool_queue_max;
+    Live "router.pool_tenant_queue_max" = pool_tenant_queue_max;
     Live "router.operator_connections_max" = operator_connections_max;
     Live "router.clients_max" = clients_max;
     Live "router.clients_unauthenticated_max" = clients_unauthenticated_max;

@@ -28,7 +28,7 @@ pub(crate) fn give_back_if_clean(mut lease: Lease) -> Option<Lease> {
     let server = lease.server()?;
     let link = &server.link;
     if link.input.is_empty() && link.output.is_empty() && script(server, false).is_empty() {
-        lease.give_back();
+        lease.give_back_now();
         return None;
     }
     Some(lease)

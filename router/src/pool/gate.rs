@@ -113,15 +113,15 @@ impl Pools {
 impl Pool {
     fn set_gate(self: &Arc<Self>, gate: Gate) {
         self.inner.lock().gate = gate;
-        match gate {
-            Gate::Open => self.resize(),
-            Gate::Paused => self.close_idle(),
-            Gate::Disabled => {
-                self.close_idle();
-                // Who waits learns that its shard is gone.
-                let waiters = std::mem::take(&mut self.inner.lock().waiters);
-                drop(waiters);
-            }
+        self.resize();
+        if gate != Gate::Open {
+            self.close_idle();
+        }
+        if gate == Gate::Disabled {
+            // Who waits learns that its shard is gone.
+            let now = self.now_us();
+            let waiters = self.inner.lock().scheduler.withdraw_all(now);
+            drop(waiters);
         }
     }
 

@@ -1,13 +1,17 @@
 //! Server connections of one shard, shared by all sessions of this router.
 //!
 //! A connection keeps its last tenant; a session prefers one that is bound to its tenant already.
-//! Sessions that find none wait in order, for a bounded time, in a bounded queue.
+//! Sessions that find none wait for a bounded time in a bounded queue. Who gets a connection is decided by
+//! [`crate::admission`]; here are the connections, and the waking of those whose turn it is.
 
 mod clean;
+mod connections;
 mod gate;
+mod lease;
+mod limits;
 mod pools;
+mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -22,48 +26,26 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) use self::clean::{LeftBehind, clean, give_back_if_clean};
 pub(crate) use self::gate::Gate;
+pub(crate) use self::lease::Lease;
+pub(crate) use self::limits::PoolLimits;
 pub(crate) use self::pools::Pools;
 
-use crate::config::Config;
+use self::connections::{Inner, Turn};
+use self::lease::{Grant, Slot};
+use self::waiting::Waiting;
+use crate::admission::{Load, Near, QueueFull, Scheduler, TenantLoad, Ticket, Weight};
 use crate::error::Refusal;
 use crate::server::{self, Bound, ConnectError, Server, ServerLogin};
 
 /// After saturation of the server itself, how long to wait before asking it again.
 const SATURATION_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a waiter may be passed over for one whose thread polls the connection that is free.
-const PASSED_OVER_MAX: Duration = Duration::from_millis(5);
-/// Waiters that are looked at to find one of the same thread.
-const LOOKED_AT_MAX: usize = 16;
-
-/// Bounds of one pool.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolLimits {
-    pub(crate) size: usize,
-    pub(crate) queue_max: usize,
-    pub(crate) query_wait: Duration,
-    pub(crate) connect: Duration,
-    pub(crate) idle: Duration,
-    pub(crate) retry: Duration,
-    /// Whether a connection that is given back stays bound to its tenant.
-    pub(crate) keeps_bind: bool,
-    /// Whether a connection that is given back is proven clean or closed.
-    pub(crate) cleans: bool,
-}
-
-impl PoolLimits {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self {
-            size: config.pool_size,
-            queue_max: config.pool_queue_max,
-            query_wait: config.timeouts.query_wait,
-            connect: config.timeouts.server_connect,
-            idle: config.timeouts.server_idle,
-            retry: config.timeouts.server_retry,
-            keeps_bind: !config.left_out.kept_bind,
-            cleans: !config.left_out.cleanup,
-        }
-    }
+/// Who asks for a connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Applicant {
+    /// `None` for a session without one.
+    pub(crate) tenant: Option<TenantId>,
+    pub(crate) weight: Weight,
 }
 
 /// What a pool is doing right now.
@@ -71,7 +53,9 @@ impl PoolLimits {
 pub(crate) struct PoolStats {
     pub(crate) open: usize,
     pub(crate) idle: usize,
-    pub(crate) waiting: usize,
+    pub(crate) load: Load,
+    /// Connections that are left to newcomers.
+    pub(crate) reserve: usize,
     pub(crate) gate: Gate,
 }
 
@@ -83,121 +67,19 @@ pub(crate) struct Pool {
     inner: Mutex<Inner>,
 }
 
-/// Invariant: `open` counts idle and leased connections and those being opened; it never grows
-/// beyond the pool's size, and falls to it where a reload made the pool smaller. Nobody waits while
-/// a connection is idle.
-#[derive(Debug, Default)]
-struct Inner {
-    #[expect(clippy::vec_box, reason = "a lease takes and returns the box as it is")]
-    idle: Vec<Box<Server>>,
-    open: usize,
-    waiters: VecDeque<Waiter>,
-    gate: Gate,
-    /// Until when the shard is left alone, and why.
-    down: Option<(Instant, String)>,
-}
-
-/// A session that waits.
-#[derive(Debug)]
-struct Waiter {
-    since: Instant,
-    thread: ThreadId,
-    sender: oneshot::Sender<Grant>,
-}
-
-/// What a waiter gets.
-#[derive(Debug)]
-enum Grant {
-    Connection(Lease),
-    /// The right to open one.
-    Slot(Slot),
-}
-
-/// The right to one connection, counted in `open`; dropping it passes it on.
-#[derive(Debug)]
-struct Slot {
-    /// `None` once the right has been handed over with its connection.
-    pool: Option<Arc<Pool>>,
-}
-
-impl Slot {
-    fn new(pool: &Arc<Pool>) -> Self {
-        Self {
-            pool: Some(Arc::clone(pool)),
-        }
-    }
-
-    /// Ends without passing the right on: the connection keeps its place in `open`.
-    fn keep(mut self) -> Option<Arc<Pool>> {
-        self.pool.take()
-    }
-}
-
-/// A connection in use. Dropping it closes the connection; [`Lease::give_back`] returns it.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    server: Option<Box<Server>>,
-    slot: Option<Slot>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(pool) = &self.pool {
-            pool.slot_free();
-        }
-    }
-}
-
-impl Lease {
-    fn new(server: Box<Server>, slot: Slot) -> Self {
-        Self {
-            server: Some(server),
-            slot: Some(slot),
-        }
-    }
-
-    /// The same connection, polled by the thread that asks; `None` if the system refuses, which closes it.
-    fn move_here(mut self) -> Option<Self> {
-        let server = self.server.take()?;
-        match server.move_here() {
-            Ok(server) => {
-                self.server = Some(server);
-                Some(self)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot take a server connection over from another thread");
-                None
-            }
-        }
-    }
-
-    /// The connection. It is there until the lease is given back.
-    pub(crate) fn server(&mut self) -> Option<&mut Server> {
-        self.server.as_deref_mut()
-    }
-
-    /// Returns a connection that is proven clean.
-    pub(crate) fn give_back(mut self) {
-        if let (Some(server), Some(slot)) = (self.server.take(), self.slot.take())
-            && let Some(pool) = slot.keep()
-        {
-            pool.put_back(server);
-        }
-    }
-
-    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
-        self.slot.as_ref().and_then(|slot| slot.pool.as_ref())
-    }
-}
-
 impl Pool {
     pub(crate) fn new(login: ServerLogin, limits: Arc<ArcSwap<PoolLimits>>, gate: Gate) -> Self {
+        let now = **limits.load();
         Self {
             login,
             limits,
             inner: Mutex::new(Inner {
+                idle: Vec::new(),
+                open: 0,
+                scheduler: Scheduler::new(now.bounds(gate)),
                 gate,
-                ..Inner::default()
+                limits: now,
+                down: None,
             }),
         }
     }
@@ -219,31 +101,31 @@ impl Pool {
         PoolStats {
             open: inner.open,
             idle: inner.idle.len(),
-            waiting: inner.waiters.len(),
+            load: inner.scheduler.load(),
+            reserve: inner.limits.bounds(Gate::Open).reserve(),
             gate: inner.gate,
         }
     }
 
-    /// A connection, preferably bound to `tenant`. Waits as long as `query_wait` allows.
-    pub(crate) async fn acquire(
-        self: &Arc<Self>,
-        tenant: Option<TenantId>,
-    ) -> Result<Lease, Refusal> {
+    /// What each tenant is doing that holds or waits for connections.
+    pub(crate) fn tenants(&self) -> Vec<TenantLoad> {
+        self.inner.lock().scheduler.tenants().collect()
+    }
+
+    /// A connection, preferably bound to the tenant. Waits as long as `query_wait` allows.
+    pub(crate) async fn acquire(self: &Arc<Self>, applicant: Applicant) -> Result<Lease, Refusal> {
         let started = Instant::now();
         loop {
-            let slot = match self.try_acquire(tenant)? {
-                Attempt::Connection(lease) => match lease.move_here() {
+            let slot = match self.try_acquire(applicant)? {
+                Attempt::Granted(grant) => grant,
+                Attempt::Wait(waiting) => waiting.turn(applicant, started).await?,
+            };
+            let slot = match slot {
+                Grant::Connection(lease) => match lease.move_here() {
                     Some(lease) => return Ok(lease),
                     None => continue,
                 },
-                Attempt::Slot(slot) => slot,
-                Attempt::Wait(receiver) => match self.wait(receiver, started).await? {
-                    Grant::Connection(lease) => match lease.move_here() {
-                        Some(lease) => return Ok(lease),
-                        None => continue,
-                    },
-                    Grant::Slot(slot) => slot,
-                },
+                Grant::Slot(slot) => slot,
             };
             let connect = self.limits.load().connect;
             // Large, and rarely needed: a session that waits would carry it along.
@@ -258,7 +140,7 @@ impl Pool {
                     drop(slot);
                     tokio::time::sleep(SATURATION_PAUSE).await;
                     if started.elapsed() > self.limits.load().query_wait {
-                        return Err(self.queue_timeout(started));
+                        return Err(self.queue_timeout(applicant, started));
                     }
                 }
                 Ok(Err(error)) => return Err(self.note_down(&error)),
@@ -268,89 +150,90 @@ impl Pool {
     }
 
     /// A connection that is idle right now, without waiting or opening one.
-    pub(crate) fn take_idle(self: &Arc<Self>, tenant: Option<TenantId>) -> Option<Lease> {
-        let lease = self.take_quiet(&mut self.inner.lock(), tenant);
-        lease?.move_here()
-    }
-
-    fn take_quiet(self: &Arc<Self>, inner: &mut Inner, tenant: Option<TenantId>) -> Option<Lease> {
-        if inner.gate != Gate::Open {
-            return None;
-        }
-        while let Some(server) = inner.take_idle(tenant) {
-            if server.is_quiet() {
-                return Some(Lease::new(server, Slot::new(self)));
+    pub(crate) fn take_idle(self: &Arc<Self>, applicant: Applicant) -> Option<Lease> {
+        let lease = {
+            let mut inner = self.inner.lock();
+            if inner.idle.is_empty() {
+                return None;
             }
-            inner.open -= 1;
-        }
-        None
+            let now = self.now_us();
+            let ticket = inner.request(applicant, now)?;
+            match inner.take_quiet(applicant.tenant, thread::current().id()) {
+                Some(server) => Lease::new(server, Slot::new(self, ticket)),
+                None => {
+                    inner.scheduler.give_up(ticket, now);
+                    return None;
+                }
+            }
+        };
+        lease.move_here()
     }
 
-    fn try_acquire(self: &Arc<Self>, tenant: Option<TenantId>) -> Result<Attempt, Refusal> {
+    fn try_acquire(self: &Arc<Self>, applicant: Applicant) -> Result<Attempt, Refusal> {
+        let (now, here) = (self.now_us(), thread::current().id());
         // One lock for looking and queueing: nobody may be given back a connection in between.
         let mut inner = self.inner.lock();
-        if let Some(lease) = self.take_quiet(&mut inner, tenant) {
-            return Ok(Attempt::Connection(lease));
-        }
-        if let Some((until, reason)) = &inner.down {
-            if Instant::now() < *until {
-                return Err(self.down(reason.clone()));
+        let ticket = inner.request(applicant, now);
+        let down = inner.down();
+        if let Some(ticket) = ticket {
+            match (inner.take_quiet(applicant.tenant, here), down) {
+                (Some(server), _) => {
+                    let lease = Lease::new(server, Slot::new(self, ticket));
+                    return Ok(Attempt::Granted(Grant::Connection(lease)));
+                }
+                (None, None) => {
+                    inner.open += 1;
+                    return Ok(Attempt::Granted(Grant::Slot(Slot::new(self, ticket))));
+                }
+                (None, Some(reason)) => {
+                    inner.scheduler.give_up(ticket, now);
+                    return Err(self.down(reason));
+                }
             }
-            inner.down = None;
+        }
+        if let Some(reason) = down {
+            return Err(self.down(reason));
         }
         if inner.gate == Gate::Disabled {
             return Err(self.disabled());
         }
-        if inner.room(self.limits.load().size) > 0 {
-            inner.open += 1;
-            return Ok(Attempt::Slot(Slot::new(self)));
-        }
-        inner.waiters.retain(|waiter| !waiter.sender.is_closed());
-        if inner.waiters.len() >= self.limits.load().queue_max {
-            return Err(Refusal::QueueFull {
-                shard: self.shard_name(),
-                waiting: inner.waiters.len(),
-            });
-        }
         let (sender, receiver) = oneshot::channel();
-        inner.waiters.push_back(Waiter {
-            since: Instant::now(),
-            thread: thread::current().id(),
-            sender,
-        });
-        Ok(Attempt::Wait(receiver))
+        let asker = inner.asker(applicant);
+        let waits = (inner.scheduler).wait(asker, applicant.weight, here, sender, now);
+        let id = waits.map_err(|full| self.queue_full(full))?;
+        Ok(Attempt::Wait(Waiting::new(self, id, receiver)))
     }
 
-    async fn wait(
-        &self,
-        mut receiver: oneshot::Receiver<Grant>,
-        started: Instant,
-    ) -> Result<Grant, Refusal> {
-        let left = self
-            .limits
-            .load()
-            .query_wait
-            .saturating_sub(started.elapsed());
-        let mut left = left;
-        loop {
-            match timeout(left, &mut receiver).await {
-                Ok(Ok(grant)) => return Ok(grant),
-                Ok(Err(_)) => return Err(self.disabled()),
-                // A pause is no fault of who waits: the time begins anew.
-                Err(_elapsed) if self.stats().gate == Gate::Paused => {
-                    left = self.limits.load().query_wait;
-                }
-                Err(_elapsed) => return Err(self.queue_timeout(started)),
-            }
-        }
+    fn now_us(&self) -> u64 {
+        self.login.activity.clock.now_us()
     }
 
-    fn queue_timeout(&self, started: Instant) -> Refusal {
+    fn queue_timeout(&self, applicant: Applicant, started: Instant) -> Refusal {
+        let inner = self.inner.lock();
+        let tenant = inner.scheduler.tenant(inner.asker(applicant));
         Refusal::QueueTimeout {
             shard: self.shard_name(),
             waited: started.elapsed(),
-            waiting: self.stats().waiting,
-            pool_size: self.limits.load().size,
+            waiting: inner.scheduler.load().waiting,
+            tenant_waiting: tenant.map_or(0, |tenant| tenant.waiting),
+            tenant_held: tenant.map_or(0, |tenant| tenant.held),
+            pool_size: inner.limits.size,
+        }
+    }
+
+    fn queue_full(&self, full: QueueFull) -> Refusal {
+        let shard = self.shard_name();
+        match full {
+            QueueFull::Pool { limit, waiting } => Refusal::QueueFull {
+                shard,
+                limit,
+                waiting,
+            },
+            QueueFull::Tenant { limit, waiting } => Refusal::TenantQueueFull {
+                shard,
+                limit,
+                waiting,
+            },
         }
     }
 
@@ -373,23 +256,23 @@ impl Pool {
         self.down(reason)
     }
 
-    /// The pool's size has changed: who waits gets what was added, idle connections beyond the new
-    /// size are closed. Leased ones beyond it are closed as they come back.
+    /// The pool's bounds have changed: who waits gets what was added, idle connections beyond the new size are closed.
+    /// Leased ones beyond it are closed as they come back.
     pub(crate) fn resize(self: &Arc<Self>) {
-        let size = self.limits.load().size;
-        let added = {
+        let limits = **self.limits.load();
+        let closed = {
             let mut inner = self.inner.lock();
-            let beyond = inner.open.saturating_sub(size).min(inner.idle.len());
-            let kept = inner.idle.len() - beyond;
-            inner.idle.truncate(kept);
-            inner.open -= beyond;
-            let added = inner.room(size).min(inner.waiters.len());
-            inner.open += added;
-            added
+            inner.limits = limits;
+            let bounds = limits.bounds(inner.gate);
+            inner.scheduler.set_bounds(bounds);
+            let beyond = inner.open.saturating_sub(limits.size);
+            let kept = inner.idle.len().saturating_sub(beyond);
+            let closed = inner.idle.split_off(kept);
+            inner.open -= closed.len();
+            closed
         };
-        for _ in 0..added {
-            self.slot_free();
-        }
+        drop(closed);
+        self.serve();
     }
 
     /// Whether connections are cleaned: always, but in a measurement of what that is for.
@@ -397,67 +280,89 @@ impl Pool {
         self.limits.load().cleans
     }
 
-    fn put_back(self: &Arc<Self>, mut server: Box<Server>) {
-        let outdated = server.listed.record().is_close_needed();
-        let PoolLimits {
-            size, keeps_bind, ..
-        } = **self.limits.load();
-        if !keeps_bind {
-            server.link.state.bound = Bound::Unknown;
-        }
-        let thread = server.thread;
-        let mut grant = Grant::Connection(Lease::new(server, Slot::new(self)));
-        loop {
-            let waiter = {
-                let mut inner = self.inner.lock();
-                if inner.open > size || inner.gate != Gate::Open || outdated {
-                    // Dropping the grant gives its place up.
-                    return;
-                }
-                let Some(waiter) = inner.next_waiter(thread) else {
-                    if let Grant::Connection(mut lease) = grant
-                        && let (Some(server), Some(slot)) = (lease.server.take(), lease.slot.take())
-                    {
-                        inner.idle.push(server);
-                        slot.keep();
-                    }
-                    return;
-                };
-                waiter
-            };
-            match waiter.sender.send(grant) {
-                Ok(()) => return,
-                Err(returned) => grant = returned,
+    fn put_back(
+        self: &Arc<Self>,
+        mut server: Box<Server>,
+        ticket: Ticket,
+        worked_us: Option<u64>,
+        now: u64,
+    ) {
+        let (near, closed, next) = {
+            let mut inner = self.inner.lock();
+            inner.scheduler.release(ticket, worked_us, now);
+            if !inner.limits.keeps_bind {
+                server.link.state.bound = Bound::Unknown;
             }
+            let near = Near {
+                asker: match server.link.state.bound {
+                    Bound::Known(tenant) => Some(tenant),
+                    Bound::Unknown => None,
+                },
+                place: server.thread,
+            };
+            let closed = inner.keep(server);
+            (near, closed, inner.next(self, Some(near), now))
+        };
+        drop(closed);
+        self.wake(next, Some(near));
+    }
+
+    /// A connection was closed, or never opened.
+    fn slot_free(self: &Arc<Self>, ticket: Ticket) {
+        let now = self.now_us();
+        {
+            let mut inner = self.inner.lock();
+            inner.scheduler.release(ticket, None, now);
+            inner.open -= 1;
+        }
+        self.serve();
+    }
+
+    /// Wakes those whose turn it is.
+    fn serve(self: &Arc<Self>) {
+        let now = self.now_us();
+        let next = self.inner.lock().next(self, None, now);
+        self.wake(next, None);
+    }
+
+    /// Wakes one and those whose turn it is then. Without the lock, which they need.
+    fn wake(self: &Arc<Self>, mut next: Option<Turn>, near: Option<Near<ThreadId>>) {
+        while let Some((sender, grant)) = next {
+            if let Err(unwanted) = sender.send(grant) {
+                self.take_back(unwanted);
+            }
+            let now = self.now_us();
+            next = self.inner.lock().next(self, near, now);
         }
     }
 
-    /// A connection was closed, or never opened: the right to one goes to who waits longest.
-    fn slot_free(self: &Arc<Self>) {
-        let size = self.limits.load().size;
-        loop {
-            let waiter = {
-                let mut inner = self.inner.lock();
-                let wanted = inner.open <= size && inner.gate == Gate::Open;
-                let Some(waiter) = inner.waiters.pop_front_if(|_| wanted) else {
-                    inner.open -= 1;
-                    return;
-                };
-                waiter
-            };
-            match waiter.sender.send(Grant::Slot(Slot::new(self))) {
-                Ok(()) => return,
-                // The right is still ours: it must not be passed on by its own drop.
-                Err(Grant::Slot(slot)) => {
-                    slot.keep();
-                }
-                Err(Grant::Connection(lease)) => drop(lease),
+    /// What was granted to one that is gone.
+    fn take_back(&self, grant: Grant) {
+        let now = self.now_us();
+        let (server, slot) = match grant {
+            Grant::Connection(lease) => lease.into_parts(),
+            Grant::Slot(slot) => (None, Some(slot)),
+        };
+        let Some((_, ticket)) = slot.and_then(Slot::keep) else {
+            return;
+        };
+        let mut inner = self.inner.lock();
+        inner.scheduler.give_up(ticket, now);
+        let closed = match server {
+            Some(server) => inner.keep(server),
+            None => {
+                inner.open -= 1;
+                None
             }
-        }
+        };
+        drop(inner);
+        drop(closed);
     }
 
     /// Closes connections that have been idle too long, and those that have died.
-    pub(crate) fn prune(&self) {
+    pub(crate) fn prune(self: &Arc<Self>) {
+        // Virtual time has gone on: it may be somebody's turn.
+        self.serve();
         let mut inner = self.inner.lock();
         let before = inner.idle.len();
         let limit = self.limits.load().idle;
@@ -469,47 +374,6 @@ impl Pool {
 }
 
 enum Attempt {
-    Connection(Lease),
-    Slot(Slot),
-    Wait(oneshot::Receiver<Grant>),
-}
-
-impl Inner {
-    /// Connections that may be opened now.
-    fn room(&self, size: usize) -> usize {
-        match self.gate {
-            Gate::Open => size.saturating_sub(self.open),
-            Gate::Paused | Gate::Disabled => 0,
-        }
-    }
-
-    /// The most recently used connection of this tenant, or else of anyone; of this thread rather than of another,
-    /// because moving one costs less than binding one.
-    fn take_idle(&mut self, tenant: Option<TenantId>) -> Option<Box<Server>> {
-        let (wanted, here) = (Bound::Known(tenant), thread::current().id());
-        let mut best = None;
-        for (at, server) in self.idle.iter().enumerate().rev() {
-            let fit = (server.link.state.bound == wanted, server.thread == here);
-            if best.is_none_or(|(_, found)| fit > found) {
-                best = Some((at, fit));
-            }
-            if fit == (true, true) {
-                break;
-            }
-        }
-        best.map(|(at, _)| self.idle.remove(at))
-    }
-
-    /// Who gets a connection of this thread: of those who wait the longest the first on the same thread, unless
-    /// someone else has waited for too long.
-    fn next_waiter(&mut self, thread: ThreadId) -> Option<Waiter> {
-        let first = self.waiters.front()?;
-        if first.since.elapsed() > PASSED_OVER_MAX {
-            return self.waiters.pop_front();
-        }
-        let near = self.waiters.iter().take(LOOKED_AT_MAX);
-        let same = near.enumerate().find(|(_, waiter)| waiter.thread == thread);
-        let at = same.map_or(0, |(at, _)| at);
-        self.waiters.remove(at)
-    }
+    Granted(Grant),
+    Wait(Waiting),
 }

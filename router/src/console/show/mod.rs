@@ -24,7 +24,7 @@ use crate::router::Router;
 
 const HELP: &str = "
 SHOW HELP|VERSION|STATE|CONFIG|LISTS|MEM
-SHOW CLIENTS|SERVERS|POOLS|DATABASES|USERS|SOCKETS|ACTIVE_SOCKETS
+SHOW CLIENTS|SERVERS|POOLS|QUEUES|DATABASES|USERS|SOCKETS|ACTIVE_SOCKETS
 SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 SHOW FLEET|SHARDS|ROUTERS|TENANTS [LIMIT n]|TENANT name|TOP_TENANTS [LIMIT n]
 PAUSE [shard]
@@ -71,6 +71,7 @@ fn heads_of(what: &Show) -> &'static [Head] {
         Show::Servers => sessions::SERVERS,
         Show::Sockets | Show::ActiveSockets => sessions::SOCKETS,
         Show::Pools => pools::POOLS,
+        Show::Queues => pools::QUEUES,
         Show::Databases => pools::DATABASES,
         Show::Users => pools::USERS,
         Show::Lists => pools::LISTS,
@@ -112,6 +113,7 @@ pub(super) fn answer(router: &Arc<Router>, what: &Show) -> Result<Outcome, Compl
         Show::Sockets => sessions::sockets(router, &mut table, false),
         Show::ActiveSockets => sessions::sockets(router, &mut table, true),
         Show::Pools => pools::pools(router, &mut table),
+        Show::Queues => pools::queues(router, &mut table),
         Show::Databases => pools::databases(router, &mut table),
         Show::Users => pools::users(router, &mut table),
         Show::Lists => pools::lists(router, &mut table),

@@ -33,6 +33,19 @@ pub(super) const POOLS: &[Head] = &[
     ("load_balance_hosts", Text),
     ("pool_size", Int4),
     ("queue_max", Int4),
+    ("tenants_active", Int4),
+    ("tenants_waiting", Int4),
+    ("reserve", Int4),
+    ("level", Int4),
+];
+
+/// Tenants that hold or wait for server connections of a shard.
+pub(super) const QUEUES: &[Head] = &[
+    ("database", Text),
+    ("tenant", Text),
+    ("waiting", Int4),
+    ("held", Int4),
+    ("share", Text),
 ];
 
 pub(super) const DATABASES: &[Head] = &[
@@ -126,6 +139,35 @@ pub(super) fn pools(router: &Router, table: &mut Table) {
             Cell::Null,
             config.pool_size.into(),
             config.pool_queue_max.into(),
+            of.stats.load.tenants_active.into(),
+            of.stats.load.tenants_waiting.into(),
+            of.stats.reserve.into(),
+            of.stats.load.level.into(),
+        ]);
+    }
+}
+
+/// The longest queues first.
+pub(super) fn queues(router: &Router, table: &mut Table) {
+    let fleet = router.fleet.current();
+    let key = fleet.settings.tenant_key;
+    let mut all: Vec<_> = (router.pools.all().into_iter())
+        .flat_map(|pool| {
+            let shard = pool.shard_name();
+            let tenants = pool.tenants().into_iter();
+            tenants.map(move |tenant| (shard.clone(), tenant))
+        })
+        .collect();
+    all.sort_by_key(|(_, tenant)| std::cmp::Reverse((tenant.waiting, tenant.held, tenant.asker)));
+    for (shard, tenant) in all {
+        let name = tenant.asker.map(|id| id.display(key).to_string());
+        let percent = f64::from(tenant.share_permille) / 10.0;
+        table.push(vec![
+            shard.into(),
+            name.into(),
+            tenant.waiting.into(),
+            tenant.held.into(),
+            format!("{percent:.1} %").into(),
         ]);
     }
 }
