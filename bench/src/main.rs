@@ -4,6 +4,7 @@
 mod catalog;
 mod directory;
 mod idle;
+mod neighbours;
 mod proxy;
 mod report;
 mod soak;
@@ -40,6 +41,8 @@ enum Scenario {
     ProxyCost(proxy::Args),
     /// Memory per idle client of the router, and per idle server connection.
     Idle(idle::Args),
+    /// One tenant at a hundred times its load, then five: what the others notice.
+    Neighbours(neighbours::Args),
     /// Clients killed at random, servers that come and go: nothing crosses, nothing is left.
     Soak(soak::Args),
     /// The router that `proxy-cost` and `idle` measure, in a process of its own.
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
         Scenario::ProxyCost(args) => proxy::run(&args),
         Scenario::Idle(args) => idle::run(&args),
+        Scenario::Neighbours(args) => neighbours::run(&args),
         Scenario::Soak(args) => soak::run(&args),
         Scenario::RouterPart(args) => proxy::run_part(&args).map(|()| ExitCode::SUCCESS),
     }

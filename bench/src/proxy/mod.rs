@@ -7,7 +7,7 @@
 mod bed;
 mod cells;
 mod pgbench;
-mod pgbouncer;
+pub(crate) mod pgbouncer;
 pub(crate) mod processor;
 mod report;
 mod router;

@@ -18,6 +18,8 @@ pub(crate) enum Without {
     BufferRelease,
     /// A server connection is given back as its client left it (`soak`).
     Cleanup,
+    /// Connections are given out in order of arrival (`neighbours`).
+    Fairness,
 }
 
 impl Without {
@@ -45,6 +47,7 @@ pub(crate) fn run_part(args: &PartArgs) -> anyhow::Result<()> {
         Some(Without::KeptBind) => config.left_out.kept_bind = true,
         Some(Without::BufferRelease) => config.left_out.buffer_release = true,
         Some(Without::Cleanup) => config.left_out.cleanup = true,
+        Some(Without::Fairness) => config.left_out.fairness = true,
         None => config.left_out = LeftOut::default(),
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
