@@ -1,4 +1,4 @@
-//! The extended protocol: Parse, Bind, Describe, Execute, Close.
+//! The extended protocol: Parse and Bind.
 //!
 //! The client's named statements live under router-wide names on whichever server connection
 //! serves the session; they are prepared there on demand. Statements that the router runs itself
@@ -7,16 +7,15 @@
 use bytes::Bytes;
 use tenantry_schema::tenant::TenantId;
 use tenantry_wire::backend;
-use tenantry_wire::frontend::{self, Bind, Execute, Format, Parse, Target, TargetKind};
+use tenantry_wire::frontend::{self, Bind, Format, Parse};
 use tenantry_wire::sql::{self, Kind};
 use tenantry_wire::{MessageError, tag::frontend as tag};
 
 use super::client::{ClientMessage, Handled};
 use super::describe::parameter_oids;
-use super::expect::{Effect, Expect};
-use super::router_settings::binary_as_text;
-use super::settings_seen::{has_backslash, reads_differently};
-use super::special::{Mode, has_parameter_name};
+use super::effects::{parameters, role_of, text_parameters};
+use super::expect::Expect;
+use super::special::has_parameter_name;
 use super::statements::{ClientStatement, Portal, StatementRole, Undo};
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -337,43 +336,6 @@ impl Session {
         Ok(Handled::Done)
     }
 
-    fn bind_effects(statement: &ClientStatement, bind: &Bind<'_>) -> Result<Vec<Effect>, Refusal> {
-        let (role, text) = match statement {
-            ClientStatement::Server { prepared, role, .. } => match &prepared.source {
-                Source::Protocol { text, .. } => (*role, text),
-                source => return Self::effects_of_prepared(source),
-            },
-            ClientStatement::Unnamed { text, role, .. } => (*role, text),
-            ClientStatement::Router { .. } => return Ok(Vec::new()),
-        };
-        if role == StatementRole::Plain {
-            return Ok(Vec::new());
-        }
-        let kind = sql::classify(text, true);
-        Self::role_effects(role, text, &text_parameters(bind, &kind)?)
-    }
-
-    /// What a prepared statement changes when it runs with these parameters; none are known for the SQL command EXECUTE.
-    pub(super) fn role_effects(
-        role: StatementRole,
-        text: &[u8],
-        parameters: &[Option<Bytes>],
-    ) -> Result<Vec<Effect>, Refusal> {
-        // Whatever depends on how the text is read pins, so either way will do.
-        match role {
-            StatementRole::Plain => Ok(Vec::new()),
-            StatementRole::Cursor => Ok(Self::effects(&sql::classify(text, true), text)),
-            StatementRole::SetsConfig => Self::bound_effects(text, parameters),
-            StatementRole::Pins => {
-                let mut effects = Self::bound_effects(text, parameters)?;
-                if !effects.contains(&Effect::Pin) {
-                    effects.push(Effect::Pin);
-                }
-                Ok(effects)
-            }
-        }
-    }
-
     /// Whether this is the SQL command EXECUTE.
     pub(super) fn executes(&self, text: &[u8]) -> bool {
         matches!(
@@ -426,169 +388,6 @@ impl Session {
             self.expects.push(Expect::HiddenParse(None));
             server.state.unnamed = owner;
         }
-    }
-
-    pub(super) fn execute(
-        &mut self,
-        message: ClientMessage<'_>,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let execute = Execute::decode(message.body).map_err(malformed)?;
-        if execute.portal.is_empty() && self.failed_portal && matches!(self.tx, Tx::Failed) {
-            if !self.settle(server) {
-                return Ok(Handled::Later);
-            }
-            return Err(Refusal::TransactionAborted);
-        }
-        let effects = match self.statements.portal(execute.portal) {
-            Some(Portal::Router { .. }) => {
-                let handled = self.execute_own(execute.portal, server)?;
-                self.batch.executed |= handled == Handled::Done;
-                return Ok(handled);
-            }
-            Some(Portal::Server(effects)) => effects.clone(),
-            None => Vec::new(),
-        };
-        if self.lacks_portal(execute.portal) {
-            return self.unknown_portal(execute.portal, server);
-        }
-        let expect = Expect::Execute {
-            effects,
-            withhold: false,
-        };
-        self.note_in_flight(false);
-        self.batch.executed = true;
-        let handled = self.forward_extended(message, server, expect)?;
-        if handled == Handled::Done
-            && let Some(Portal::Server(effects)) = self.statements.portal(execute.portal)
-        {
-            // Whatever it calls it has called: executed again, it only goes on with its rows.
-            effects.retain(|effect| !matches!(effect, Effect::Set { .. } | Effect::Reset(_)));
-        }
-        Ok(handled)
-    }
-
-    /// Whether there is no such portal, whatever the server holds under that name.
-    pub(super) fn lacks_portal(&self, portal: &[u8]) -> bool {
-        // A transaction that never reached a server has no portal there.
-        let nowhere = matches!(
-            self.tx,
-            Tx::FailedHere {
-                open_on_server: false,
-                ..
-            }
-        );
-        if portal.is_empty() {
-            !self.unnamed_portal
-        } else {
-            nowhere && self.lost.is_none()
-        }
-    }
-
-    pub(super) fn unknown_portal(
-        &mut self,
-        portal: &[u8],
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        if !self.settle(server) {
-            return Ok(Handled::Later);
-        }
-        Err(Refusal::UnknownPortal {
-            name: String::from_utf8_lossy(portal).into_owned(),
-        })
-    }
-
-    /// What a simple Query does to the unnamed portal.
-    pub(super) fn forget_unnamed_portal(&mut self) {
-        self.statements.set_portal(b"", None);
-        self.unnamed_portal = false;
-        self.failed_portal = false;
-    }
-
-    /// Portals end with their transaction.
-    pub(super) fn clear_portals(&mut self) {
-        self.statements.clear_portals();
-        self.unnamed_portal = false;
-        self.failed_portal = false;
-    }
-
-    fn execute_own(
-        &mut self,
-        portal: &[u8],
-        mut server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        if !self.settle(server.as_deref_mut()) {
-            return Ok(Handled::Later);
-        }
-        self.batch.flushed = false;
-        let Some(Portal::Router {
-            text,
-            parameters,
-            binary,
-            done,
-        }) = self.statements.portal(portal).map(|portal| portal.clone())
-        else {
-            return Err(Refusal::UnknownPortal {
-                name: String::from_utf8_lossy(portal).into_owned(),
-            });
-        };
-        let kind = sql::classify(&text, self.scs());
-        if done && !matches!(self.tx, Tx::Failed | Tx::FailedHere { .. }) {
-            return match kind {
-                Kind::SetConfig { .. } => self.command_complete("SELECT 0"),
-                Kind::Show(_) => self.command_complete("SHOW"),
-                _ => Err(Refusal::PortalDone {
-                    name: String::from_utf8_lossy(portal).into_owned(),
-                }),
-            };
-        }
-        let mode = Mode::Extended { parameters, binary };
-        let handled = self.run_statement(&text, &kind, &mode, server)?;
-        if handled == Handled::Done
-            && let Some(Portal::Router { done, .. }) = self.statements.portal(portal)
-        {
-            *done = true;
-        }
-        Ok(handled)
-    }
-
-    pub(super) fn close(
-        &mut self,
-        message: ClientMessage<'_>,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let target =
-            Target::decode(message.body).map_err(|error| malformed_target(&message, error))?;
-        match target.kind {
-            TargetKind::Statement => {
-                let name = Bytes::copy_from_slice(target.name);
-                let undo = self.statements.change(name, None);
-                self.answer(backend::put_close_complete);
-                self.remember(undo);
-                return Ok(Handled::Done);
-            }
-            TargetKind::Portal => {
-                let own = matches!(
-                    self.statements.portal(target.name),
-                    Some(Portal::Router { .. })
-                );
-                self.statements.set_portal(target.name, None);
-                self.unnamed_portal &= !target.name.is_empty();
-                let on_server =
-                    self.batch.forwarded || matches!(self.tx, Tx::Open { .. } | Tx::Failed);
-                if let Some(server) = server
-                    && on_server
-                    && !own
-                {
-                    server.output.extend_from_slice(message.bytes);
-                    self.batch.forwarded = true;
-                    self.expects.push(Expect::Close);
-                    return Ok(Handled::Done);
-                }
-            }
-        }
-        self.answer(backend::put_close_complete);
-        Ok(Handled::Done)
     }
 
     pub(super) fn forward_extended(
@@ -673,51 +472,4 @@ pub(super) fn ends_transaction(kind: &Kind<'_>) -> bool {
         kind,
         Kind::Commit { .. } | Kind::Rollback { .. } | Kind::RollbackTo(_) | Kind::Empty
     )
-}
-
-/// The statement may be parsed on another connection when constants are read in another way: it pins where that makes a
-/// difference.
-pub(super) fn role_of(text: &[u8]) -> StatementRole {
-    let role = role_of_kind(&sql::classify(text, true), text);
-    let other = || role_of_kind(&sql::classify(text, false), text);
-    if has_backslash(text) && other() != role {
-        return StatementRole::Pins;
-    }
-    role
-}
-
-fn role_of_kind(kind: &Kind<'_>, text: &[u8]) -> StatementRole {
-    match kind {
-        _ if sql::may_set_unseen(text) || reads_differently(text) => StatementRole::Pins,
-        Kind::DeclareCursor { .. } | Kind::CopyToStdout if sql::mentions_setting_function(text) => {
-            StatementRole::Pins
-        }
-        Kind::SetConfig { .. } => StatementRole::SetsConfig,
-        Kind::CreateTemp => StatementRole::Pins,
-        Kind::DeclareCursor { hold: true, .. } | Kind::CloseCursor(_) => StatementRole::Cursor,
-        _ if sql::takes_session_lock(text) => StatementRole::Pins,
-        _ => StatementRole::Plain,
-    }
-}
-
-/// The values as text, where a cast says what a binary one is.
-fn text_parameters(bind: &Bind<'_>, kind: &Kind<'_>) -> Result<Vec<Option<Bytes>>, Refusal> {
-    let mut values = Vec::new();
-    for (index, parameter) in bind.parameters().map_err(malformed)?.enumerate() {
-        let (format, value) = parameter.map_err(malformed)?;
-        values.push(match (format, value) {
-            (Format::Binary, Some(value)) => Some(binary_as_text(kind, index + 1, value)),
-            (_, value) => value.map(Bytes::copy_from_slice),
-        });
-    }
-    Ok(values)
-}
-
-fn parameters(bind: &Bind<'_>) -> Result<Vec<Option<Bytes>>, Refusal> {
-    let mut parameters = Vec::new();
-    for parameter in bind.parameters().map_err(malformed)? {
-        let (_format, value): (Format, Option<&[u8]>) = parameter.map_err(malformed)?;
-        parameters.push(value.map(Bytes::copy_from_slice));
-    }
-    Ok(parameters)
 }

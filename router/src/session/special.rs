@@ -4,17 +4,13 @@ use bytes::Bytes;
 use tenantry_wire::backend::{self, Column, ErrorFields};
 use tenantry_wire::encoding;
 use tenantry_wire::frontend::{self, Format, TargetKind};
-use tenantry_wire::sql::{self, Arg, DiscardTarget, Kind, SetValue, SettingCall};
-use tenantry_wire::sqlstate;
+use tenantry_wire::sql::{self, Arg, Kind, SetValue, SettingCall};
 
 use super::client::Handled;
 use super::describe::INT4_OID;
 use super::expect::{Effect, Expect, Shown};
-use super::settings_seen::{
-    ends_with_transaction, is_router_setting, reads_differently, refused_calls, ties_to_connection,
-};
+use super::settings_seen::{is_router_setting, reads_differently, refused_calls};
 use super::sql_statements::sql_source;
-use super::state::Assigned;
 use super::statements::Portal;
 use super::transactions::sets_mode;
 use super::{Session, Tx};
@@ -85,76 +81,6 @@ impl Session {
             | Kind::SetRole { .. }
             | Kind::SetSessionAuthorization { .. } => true,
             _ => false,
-        }
-    }
-
-    /// What a statement that runs on the server changes in the session.
-    pub(super) fn effects(kind: &Kind<'_>, text: &[u8]) -> Vec<Effect> {
-        let mut effects = Self::effects_of_kind(kind, text);
-        let ties = matches!(kind, Kind::Set { name, value, .. }
-            if ties_to_connection(name, value.to_text(name).as_deref()));
-        if ties || sql::may_set_unseen(text) {
-            effects.push(Effect::Pin);
-        }
-        effects
-    }
-
-    fn effects_of_kind(kind: &Kind<'_>, text: &[u8]) -> Vec<Effect> {
-        let one = |effect| vec![effect];
-        match kind {
-            Kind::Begin(_) => one(Effect::Begin),
-            Kind::Commit { .. } | Kind::Rollback { .. } => one(Effect::End),
-            Kind::Savepoint(name) => one(Effect::Savepoint(name.clone())),
-            Kind::RollbackTo(name) => one(Effect::RollbackTo(name.clone())),
-            Kind::Release(name) => one(Effect::Release(name.clone())),
-            Kind::Set { name, .. } | Kind::Reset(name) if ends_with_transaction(name) => Vec::new(),
-            Kind::Set {
-                local: false,
-                name,
-                value,
-                tail,
-            } => match value {
-                SetValue::Default => one(Effect::Reset(name.clone())),
-                SetValue::FromCurrent => Vec::new(),
-                value => one(Effect::Set {
-                    name: name.clone(),
-                    value: match value.to_text(name) {
-                        Some(text) => Assigned::Value(text),
-                        None => Assigned::Tail(String::from_utf8_lossy(tail).into_owned()),
-                    },
-                }),
-            },
-            Kind::SetSessionCharacteristics(modes) => modes
-                .default_settings()
-                .map(|(name, value)| Effect::Set {
-                    name: name.to_owned(),
-                    value: Assigned::Value(value),
-                })
-                .collect(),
-            Kind::SetConfig { calls, whole } => Self::call_effects(calls, *whole, &[]),
-            Kind::Reset(name) if ties_to_connection(name, None) => {
-                vec![Effect::Reset(name.clone()), Effect::Pin]
-            }
-            Kind::Reset(name) => one(Effect::Reset(name.clone())),
-            Kind::CreateTemp => one(Effect::Pin),
-            Kind::DeclareCursor {
-                hold: true, name, ..
-            } => {
-                let mut effects = one(Effect::Hold(name.clone()));
-                if sql::mentions_setting_function(text) {
-                    effects.push(Effect::Pin);
-                }
-                effects
-            }
-            Kind::CloseCursor(name) => one(Effect::CloseCursor(name.clone())),
-            Kind::Plain if sql::takes_session_lock(text) => one(Effect::Pin),
-            // What set_config() sets inside these cannot be followed.
-            Kind::DeclareCursor { .. } | Kind::CopyToStdout
-                if sql::mentions_setting_function(text) =>
-            {
-                one(Effect::Pin)
-            }
-            _ => Vec::new(),
         }
     }
 
@@ -395,161 +321,8 @@ impl Session {
         }
     }
 
-    fn discard(
-        &mut self,
-        target: DiscardTarget,
-        mode: &Mode,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let tag = match target {
-            DiscardTarget::All => return self.discard_all(mode, server),
-            DiscardTarget::Plans => "DISCARD PLANS",
-            DiscardTarget::Sequences => "DISCARD SEQUENCES",
-            DiscardTarget::Temp => "DISCARD TEMP",
-        };
-        self.command_complete(tag)
-    }
-
-    fn discard_all(
-        &mut self,
-        mode: &Mode,
-        mut server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let alone = !matches!(mode, Mode::Simple { only: false, .. });
-        if !matches!(self.tx, Tx::Idle) || !alone {
-            return Err(Refusal::InTransactionBlock {
-                what: "DISCARD ALL",
-            });
-        }
-        if self.batch.executed {
-            return Err(Refusal::InPipeline {
-                what: "DISCARD ALL",
-            });
-        }
-        if self.changes_reports() {
-            let Some(server) = server else {
-                return Ok(self.acquire());
-            };
-            self.begin_implicit();
-            self.state.reset_all();
-            if self.batch.forwarded {
-                let prepared = self.internal("CLOSE ALL");
-                self.run_hidden_prepared(server, &prepared);
-            }
-            self.forget_everything(Some(&mut *server));
-            server.state.applied = None;
-            self.prepare_server(server);
-            let done = self.complete_on_server("DISCARD ALL", mode, server);
-            // It is committed at once.
-            self.batch.ended = true;
-            return done;
-        }
-        self.state.reset_all();
-        if self.batch.forwarded
-            && let Some(server) = server.as_deref_mut()
-        {
-            // Portals of the batch so far.
-            let prepared = self.internal("CLOSE ALL");
-            self.run_hidden_prepared(server, &prepared);
-        }
-        self.forget_everything(server);
-        self.answer(|out| backend::put_command_complete(out, "DISCARD ALL"));
-        if self.batch.forwarded {
-            self.batch.ended = true;
-        } else {
-            self.end_implicit();
-        }
-        Ok(Handled::Done)
-    }
-
-    fn forget_everything(&mut self, server: Option<&mut Link>) {
-        self.statements.clear();
-        self.clear_portals();
-        if let Some(server) = server {
-            server.state.dirty |= self.is_pinned();
-        }
-        self.pinned = false;
-        self.held_cursors.clear();
-        self.state.forget_channels();
-        // In pool mode `session` too, what is left on the connection is given up.
-        self.set_held(None);
-    }
-
-    /// RESET of a setting that the startup packet gave a value: a server connection was started by somebody else,
-    /// and its own default is not the client's.
-    fn restore(
-        &mut self,
-        name: &str,
-        local: bool,
-        tag: &'static str,
-        mode: &Mode,
-        server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        let Some(server) = server else {
-            return Ok(self.acquire());
-        };
-        self.begin_implicit();
-        if local && matches!(self.tx, Tx::Idle) && !self.batch.split {
-            self.warn(
-                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-                "SET LOCAL can only be used in transaction blocks",
-            );
-        }
-        self.prepare_server(server);
-        if let Some(value) = self.state.startup_value(name) {
-            let text = value.statement(name, local);
-            self.run_hidden_unnamed(server, text.as_bytes());
-        }
-        if !local {
-            self.state.reset(name);
-            server.state.applied = Some(self.state.settings().clone());
-            server.state.applied_in_transaction = true;
-        }
-        self.complete_on_server(tag, mode, server)
-    }
-
-    /// RESET ALL: every value of the session and of the transaction goes, so the server resets all and is given the
-    /// startup packet's values again.
-    fn restore_all(
-        &mut self,
-        mode: &Mode,
-        mut server: Option<&mut Link>,
-    ) -> Result<Handled, Refusal> {
-        // The reset of a driver's pool is one Query that ends so: what ran before in it was the
-        // tenant's that the session leaves now.
-        let leaves = self.state.startup_tenant() != self.state.tenant();
-        if leaves
-            && matches!(mode, Mode::Simple { .. })
-            && matches!(self.tx, Tx::Idle)
-            && !self.come_to_rest(server.as_deref_mut())
-        {
-            return Ok(Handled::Later);
-        }
-        self.check_switch(self.state.startup_tenant())?;
-        let inside = !matches!(self.tx, Tx::Idle) || self.batch.forwarded || self.sync_owed;
-        if !inside && !self.changes_reports() {
-            self.begin_implicit();
-            self.state.reset_all();
-            return self.command_complete("RESET");
-        }
-        let Some(server) = server else {
-            return Ok(self.acquire());
-        };
-        self.begin_implicit();
-        self.state.reset_all();
-        // In a transaction, BEGIN comes first.
-        server.state.applied = None;
-        self.prepare_server(server);
-        self.complete_on_server("RESET", mode, server)
-    }
-
-    /// Whether a reset would change a value that the server reports.
-    fn changes_reports(&self) -> bool {
-        self.is_pinned() || self.state.settings().hash() != self.state.startup_hash()
-    }
-
     /// The answer to a statement that the server has run under another text.
-    fn complete_on_server(
+    pub(super) fn complete_on_server(
         &mut self,
         tag: &str,
         mode: &Mode,

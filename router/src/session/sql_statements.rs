@@ -7,8 +7,8 @@ use tenantry_wire::sql::{self, Kind};
 
 use super::Session;
 use super::client::Handled;
+use super::effects::role_of;
 use super::expect::Effect;
-use super::extended::role_of;
 use super::special::Mode;
 use super::statements::{ClientStatement, StatementRole};
 use crate::error::Refusal;
