@@ -50,6 +50,42 @@ const WAYS: &[&str] = &[
 const END_BACKENDS: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'tenantry_app'";
 
+/// A procedure that rolls back takes what was set in its transaction, and what the router brought into force for the client
+/// is not among that.
+#[tokio::test]
+async fn a_procedure_that_rolls_back_keeps_its_clients_settings() {
+    let fleet = Fleet::builder().shards(1).tenants(2);
+    let setup = setup_with(fleet, |config| config.pool_size = 1).await;
+    let admin = setup.fleet.shard(0).admin().await.unwrap();
+    let procedure = "CREATE PROCEDURE public.looks(INOUT before text, INOUT behind text) LANGUAGE plpgsql AS \
+         $$ BEGIN before := current_setting('work_mem'); ROLLBACK; behind := current_setting('work_mem'); END $$";
+    admin.batch_execute(procedure).await.unwrap();
+    let (mut client, mut other) = (setup.raw_for(0).await, setup.raw_for(1).await);
+    client.query("SET work_mem TO '5MB'").await.unwrap();
+    let expected = [[Some("5MB".to_owned()), Some("5MB".to_owned())]];
+    for extended in [false, true] {
+        other.query("SET work_mem TO '7MB'").await.unwrap();
+        client
+            .send(|out| {
+                let call = "CALL looks(NULL, NULL)";
+                if extended {
+                    frontend::put_parse(out, "", call, &[]);
+                    frontend::put_bind(out, "", "", &[], Format::Text);
+                    frontend::put_execute(out, "", 0);
+                    frontend::put_sync(out);
+                } else {
+                    frontend::put_query(out, call);
+                }
+            })
+            .await
+            .unwrap();
+        let answer = client.until_ready().await.unwrap();
+        assert_eq!(rows_of(&answer), expected, "extended: {extended}");
+        let shown = rows_of(&other.query("SHOW work_mem").await.unwrap());
+        assert_eq!(shown, [[Some("7MB".to_owned())]]);
+    }
+}
+
 /// The check of a Query that is run statement by statement ends in an error, and takes with it what was brought into force
 /// before it in the same batch.
 #[tokio::test]

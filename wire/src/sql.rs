@@ -28,8 +28,8 @@ pub use calls::{Arg, ParamType, SettingCall, setting_calls};
 pub use classify::classify;
 pub use comment::{sql_comment_trace, tenant_comment, trace_id};
 pub use hints::{
-    is_ordinary, is_read_only_hint, is_select, may_set_unseen, mentions_setting_function,
-    takes_session_lock,
+    is_ordinary, is_read_only_hint, is_select, may_end_transactions, may_set_unseen,
+    mentions_setting_function, takes_session_lock,
 };
 pub use kind::{DiscardTarget, Kind, SetValue};
 pub use lexer::{Lexer, Token, TokenKind};

@@ -95,6 +95,15 @@ impl Session {
             self.looked_at = Some(ordinary);
             return Ok(self.acquire());
         };
+        if !ordinary && sql::may_end_transactions(parse.text, self.scs()) {
+            if std::mem::take(&mut self.batch.ahead_failed) {
+                self.batch.skip = true;
+                return Ok(Handled::Done);
+            }
+            if !self.prepare_ahead(server) {
+                return Ok(Handled::Later);
+            }
+        }
         self.begin_batch(server);
         self.note_statement(parse.text);
         let role = if ordinary {

@@ -34,6 +34,23 @@ impl Session {
         sent
     }
 
+    /// Brings what the next statement needs into force in a transaction of its own, where that is still to be done and
+    /// nothing of the batch has been sent: a procedure may roll back what its own transaction has set.
+    pub(super) fn prepare_ahead(&mut self, server: &mut Link) -> bool {
+        if !matches!(self.tx, Tx::Idle) || !self.is_outside() || !self.needs_prologue(&server.state)
+        {
+            return true;
+        }
+        if self.settle(Some(&mut *server)) {
+            self.begin_implicit();
+            self.prepare_server(server);
+            frontend::put_sync(&mut server.output);
+            self.expects.push(Expect::HiddenSync);
+            self.batch.ahead = true;
+        }
+        false
+    }
+
     /// The one way into a transaction on the server, explicit or implicit: nothing is begun before a
     /// rollback is known to fall back to the tenant itself.
     fn enter(&mut self, server: &mut Link) {

@@ -75,7 +75,8 @@ impl Session {
             && matches!(sql::classify(text, scs), Kind::Plain)
             && !self.router_runs(&Kind::Plain, text)
         {
-            return Survey::Forward(at(0, Self::effects(&Kind::Plain, text)), false);
+            let effects = at(0, Self::effects(&Kind::Plain, text));
+            return Survey::Forward(effects, sql::may_end_transactions(text, scs));
         }
         let mut modes = false;
         let mut unchecked = Unchecked::default();
@@ -204,8 +205,9 @@ impl Session {
 enum Survey {
     /// As it came; statements by position and what they change.
     ///
-    /// True if it gives a transaction an isolation level: that has to come before anything takes a snapshot, and the
-    /// bind takes one, so that the bind must be over.
+    /// True if what is to be in force must be there before: where it gives a transaction an isolation level, which has
+    /// to come before anything takes a snapshot, and the bind takes one; and where a procedure may roll back what was set
+    /// in the same transaction.
     Forward(Vec<(usize, Effect)>, bool),
     /// Statement by statement.
     Script(Script),

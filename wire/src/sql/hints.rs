@@ -140,6 +140,16 @@ fn surrounded<const B: usize, const A: usize>(
             .is_some_and(|start| start.eq_ignore_ascii_case(after))
 }
 
+/// Whether a statement may end transactions while it runs: CALL and DO, whose procedures may.
+#[must_use]
+pub fn may_end_transactions<T: AsRef<[u8]> + ?Sized>(
+    text: &T,
+    standard_conforming_strings: bool,
+) -> bool {
+    let cursor = Cursor::new(text.as_ref(), standard_conforming_strings);
+    cursor.at_keyword("call") || cursor.at_keyword("do")
+}
+
 /// Whether a statement sends rows while it runs, as SELECT does, and not when it is done.
 #[must_use]
 pub fn is_select<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> bool {
