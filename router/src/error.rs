@@ -170,6 +170,8 @@ pub(crate) enum Refusal {
     StackDepth,
     #[error("cached plan must not change result type")]
     ResultChanged,
+    #[error("cursor \"{name}\" already exists")]
+    DuplicatePortal { name: String },
     #[error("portal \"{name}\" cannot be run")]
     PortalDone { name: String },
     #[error("portal \"{name}\" does not exist")]
@@ -248,6 +250,7 @@ impl Refusal {
             Self::SeveralStatements => sqlstate::SYNTAX_ERROR,
             Self::UnknownSavepoint { .. } => sqlstate::INVALID_SAVEPOINT_SPECIFICATION,
             Self::StackDepth => sqlstate::STATEMENT_TOO_COMPLEX,
+            Self::DuplicatePortal { .. } => sqlstate::DUPLICATE_CURSOR,
             Self::PortalDone { .. } => sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Startup { code, .. } => code,
             Self::Unsupported { .. } | Self::ResultChanged => sqlstate::FEATURE_NOT_SUPPORTED,
@@ -320,6 +323,7 @@ impl Refusal {
             Self::UnknownSavepoint { .. } => "SAVEPOINT_UNKNOWN",
             Self::StackDepth => "STACK_DEPTH",
             Self::ResultChanged => "RESULT_CHANGED",
+            Self::DuplicatePortal { .. } => "PORTAL_EXISTS",
             Self::PortalDone { .. } => "PORTAL_DONE",
             Self::UnknownPortal { .. } => "PORTAL_UNKNOWN",
             Self::UnknownSetting { .. } => "SETTING_UNKNOWN",
@@ -487,6 +491,7 @@ impl Refusal {
             Self::StackDepth => "let it execute another statement than itself",
             Self::ResultChanged => "prepare the statement again",
             Self::SeveralStatements => "prepare each of them, or send a simple query",
+            Self::DuplicatePortal { .. } => "close it first, or use another name",
             Self::PortalDone { .. } => "bind the statement again to run it again",
             Self::UnknownPortal { .. } => "bind it first; portals end with their transaction",
             Self::UnknownSetting { .. } => {

@@ -40,7 +40,7 @@ async fn unawaited_batches_are_answered_as_postgresql_answers_them() {
     let setup = setup().await;
     setup.seed().await;
     type Case = (&'static str, usize, fn(&mut BytesMut));
-    let cases: [Case; 12] = [
+    let cases: [Case; 15] = [
         ("a setting behind another batch", 3, |out| {
             frontend::put_query(out, "SELECT 1");
             run(out, "SELECT 2");
@@ -148,6 +148,36 @@ async fn unawaited_batches_are_answered_as_postgresql_answers_them() {
                 frontend::put_parse(out, "s", b"SELECT 1", &[]);
                 frontend::put_bind(out, "", "s", &[Some(b"1")], Format::Text);
                 frontend::put_close(out, TargetKind::Statement, "s");
+                frontend::put_sync(out);
+            },
+        ),
+        ("a name of a portal is taken by one of a SET", 1, |out| {
+            frontend::put_parse(out, "", b"SET work_mem TO '5MB'", &[]);
+            frontend::put_bind(out, "p1", "", &[], Format::Text);
+            frontend::put_parse(out, "", b"SELECT 1", &[]);
+            frontend::put_bind(out, "p1", "", &[], Format::Text);
+            frontend::put_sync(out);
+        }),
+        ("a portal of a SET ends with its batch", 2, |out| {
+            run(out, "SELECT 1");
+            frontend::put_parse(out, "", b"SET work_mem TO '5MB'", &[]);
+            frontend::put_bind(out, "", "", &[], Format::Text);
+            frontend::put_sync(out);
+            frontend::put_describe(out, TargetKind::Portal, "");
+            frontend::put_sync(out);
+        }),
+        (
+            "a Parse in a failed transaction ends the unnamed statement",
+            5,
+            |out| {
+                frontend::put_query(out, "BEGIN");
+                frontend::put_parse(out, "", b"SET work_mem TO '5MB'", &[]);
+                frontend::put_sync(out);
+                run(out, "SELECT 1/0");
+                frontend::put_sync(out);
+                frontend::put_parse(out, "", b"SET work_mem TO '6MB'", &[]);
+                frontend::put_sync(out);
+                frontend::put_describe(out, TargetKind::Statement, "");
                 frontend::put_sync(out);
             },
         ),

@@ -26,6 +26,14 @@ impl Session {
         let target =
             Target::decode(message.body).map_err(|error| malformed_target(&message, error))?;
         if target.kind == TargetKind::Portal {
+            let own = self.statements.find_portal(target.name);
+            // It may end with the batch before.
+            if matches!(own, Some(Portal::Router { .. }))
+                && self.expects.has_ready()
+                && !self.settle(server.as_deref_mut())
+            {
+                return Ok(Handled::Later);
+            }
             if let Some(Portal::Router { text, binary, .. }) = self.statements.portal(target.name) {
                 let (text, binary) = (text.clone(), *binary);
                 self.describe_own(&text, None, binary);

@@ -69,6 +69,10 @@ impl Session {
             if !self.settle(server.as_deref_mut()) {
                 return Ok(Handled::Later);
             }
+            if parse.name.is_empty() {
+                // The unnamed statement ends with the attempt to replace it.
+                self.statements.remove(b"");
+            }
             let several = sql::split(parse.text, self.scs()).nth(1).is_some();
             if several {
                 return Err(Refusal::SeveralStatements);
@@ -248,6 +252,16 @@ impl Session {
                 name: String::from_utf8_lossy(bind.statement).into_owned(),
             });
         };
+        let own = self.statements.find_portal(bind.portal);
+        if !bind.portal.is_empty() && matches!(own, Some(Portal::Router { .. })) {
+            // It may end with the batch before.
+            if !self.settle(server.as_deref_mut()) {
+                return Ok(Handled::Later);
+            }
+            return Err(Refusal::DuplicatePortal {
+                name: String::from_utf8_lossy(bind.portal).into_owned(),
+            });
+        }
         let mut needed = None;
         if let ClientStatement::Router { text, types } = &statement {
             if self.sets_others(text, &parameters(&bind)?) {
