@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = migrations![
     4 "0004_operation",
     5 "0005_peer",
     6 "0006_limits",
+    7 "0007_load",
 ];
 
 const BIGINT_KEY: &str = include_str!("migrations/key_bigint.sql");

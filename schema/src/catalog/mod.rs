@@ -17,6 +17,7 @@ mod roles;
 mod routers;
 mod shards;
 mod tenants;
+mod usage;
 
 use std::sync::{Arc, OnceLock};
 
@@ -37,6 +38,10 @@ pub use migrate::{MigrateReport, latest_version};
 pub use routers::{NewRouter, RegisteredRouter, RouterId};
 pub use shards::{AddedShard, NewShard};
 pub use tenants::{NewTenant, Tenant, TenantPage};
+pub use usage::{
+    FleetDemand, HeatChange, HeatEvent, LoadAsked, LoadTotals, MergedLoad, MergedShard, RouterLoad,
+    ShardLoad, TenantLoad,
+};
 
 /// A handle to the catalog; clones share one connection, which is made anew when it was lost.
 ///

@@ -13,3 +13,4 @@ mod follow;
 mod limits;
 mod ring;
 mod rules;
+mod usage;
