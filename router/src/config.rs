@@ -88,6 +88,8 @@ pub struct Config {
     pub log_min_duration_statement: Duration,
     /// Slow statements are logged with their text, without values.
     pub log_statement_text: bool,
+    /// Which tenants are hot.
+    pub hot: Hot,
     /// Time limits.
     pub timeouts: Timeouts,
     /// For measurements only; no configuration file can set it.
@@ -106,6 +108,36 @@ pub struct LeftOut {
     pub cleanup: bool,
     /// Connections are given out in order of arrival, whoever asks.
     pub fairness: bool,
+}
+
+/// When a tenant is hot, and when it is cold again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hot {
+    /// Share of its shard's busy time from which a tenant is hot, per cent.
+    pub share_percent: usize,
+    /// For so long.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// How many times as busy as it used to be a tenant is hot.
+    pub growth: usize,
+    /// Share below which a hot tenant cools, per cent.
+    pub cold_share_percent: usize,
+    /// For so long.
+    #[serde(with = "humantime_serde")]
+    pub cold_window: Duration,
+}
+
+impl Default for Hot {
+    fn default() -> Self {
+        Self {
+            share_percent: 30,
+            window: Duration::from_secs(2),
+            growth: 10,
+            cold_share_percent: 15,
+            cold_window: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Time limits of one router.
@@ -180,6 +212,7 @@ impl Default for Config {
             server_tls: ServerTls::default(),
             log_min_duration_statement: Duration::ZERO,
             log_statement_text: false,
+            hot: Hot::default(),
             timeouts: Timeouts::default(),
             left_out: LeftOut::default(),
         }
@@ -267,6 +300,8 @@ impl Config {
             ),
             ("statements_per_server_max", self.statements_per_server_max),
             ("message_bytes_max", self.message_bytes_max),
+            ("hot_share_percent", self.hot.share_percent),
+            ("hot_growth", self.hot.growth),
         ] {
             if value == 0 {
                 problems.push(ConfigError::Zero(name));

@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use humantime_serde::re::humantime;
+use tenantry_schema::limits::LimitKind;
 use tenantry_wire::backend::{ErrorFields, Severity};
 use tenantry_wire::sqlstate;
 
-use crate::overtime::Overtime;
+use crate::limits::{Killed, Over};
+use crate::overtime::{Limit, Overtime};
 
 /// Why the router does not run what a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +100,16 @@ pub(crate) enum Refusal {
         limit: u32,
         observed: usize,
     },
+    #[error("tenant {tenant} is at its limit of {} {}", over.limit, counted(over.kind))]
+    OverLimit { tenant: String, over: Box<Over> },
+    #[error("{} not served: the kill switch is thrown", killed_whom(.0))]
+    Killed(Box<Killed>),
+    /// The server's own words, when the tenant's transactions only read.
+    #[error("{message}")]
+    ReadOnly {
+        message: String,
+        killed: Box<Killed>,
+    },
     #[error("too many connections are logging in at once")]
     TooManyLogins { limit: usize },
     #[error("too many connections from this address")]
@@ -126,7 +138,7 @@ pub(crate) enum Refusal {
     #[error("canceling statement due to user request")]
     Canceled,
     #[error("{what}")]
-    Overtime { what: Overtime, limit: Duration },
+    Overtime { what: Overtime, limit: Limit },
     #[error("terminating connection due to administrator command")]
     Shutdown,
     #[error("the router is shutting down")]
@@ -229,9 +241,11 @@ impl Refusal {
             | Self::TooManyRoleConnections { .. }
             | Self::TooManyLogins { .. }
             | Self::TooManyClients { .. } => sqlstate::TOO_MANY_CONNECTIONS,
-            Self::ConnectionRate { .. } | Self::LoginFailureRate { .. } => {
-                sqlstate::CONFIGURATION_LIMIT_EXCEEDED
-            }
+            Self::ConnectionRate { .. }
+            | Self::LoginFailureRate { .. }
+            | Self::OverLimit { .. }
+            | Self::Killed(_) => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
+            Self::ReadOnly { .. } => sqlstate::READ_ONLY_SQL_TRANSACTION,
             Self::LostRolledBack { .. } => sqlstate::SERIALIZATION_FAILURE,
             Self::LostUnknown { .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::Canceled => sqlstate::QUERY_CANCELED,
@@ -240,6 +254,7 @@ impl Refusal {
                 Overtime::Transaction => sqlstate::TRANSACTION_TIMEOUT,
                 Overtime::IdleInTransaction => sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
                 Overtime::IdleClient => sqlstate::IDLE_SESSION_TIMEOUT,
+                Overtime::Killed => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
             },
             Self::Shutdown | Self::SessionLost { .. } | Self::Moved { .. } => {
                 sqlstate::ADMIN_SHUTDOWN
@@ -290,6 +305,14 @@ impl Refusal {
             Self::TenantQueueFull { .. } => "TENANT_QUEUE_FULL",
             Self::TooManyClients { .. } => "TOO_MANY_CLIENTS",
             Self::TooManyRoleConnections { .. } => "TOO_MANY_ROLE_CONNECTIONS",
+            Self::OverLimit { over, .. } => match over.kind {
+                LimitKind::QueriesPerSecond => "TENANT_QUERY_RATE",
+                LimitKind::Transactions => "TENANT_TRANSACTIONS",
+                LimitKind::Connections => "TENANT_CONNECTIONS",
+                _ => "TENANT_LIMIT",
+            },
+            Self::Killed(_) => "KILL_SWITCH",
+            Self::ReadOnly { .. } => "TENANT_READ_ONLY",
             Self::TooManyLogins { .. } => "TOO_MANY_LOGINS",
             Self::ConnectionRate { .. } => "CONNECTION_RATE",
             Self::LoginFailureRate { .. } => "LOGIN_FAILURE_RATE",
@@ -307,6 +330,7 @@ impl Refusal {
                 Overtime::Transaction => "TRANSACTION_TIMEOUT",
                 Overtime::IdleInTransaction => "IDLE_IN_TRANSACTION_TIMEOUT",
                 Overtime::IdleClient => "IDLE_CLIENT_TIMEOUT",
+                Overtime::Killed => "KILL_SWITCH",
             },
             Self::Shutdown => "SHUTDOWN",
             Self::ShuttingDown => "SHUTTING_DOWN",
@@ -371,6 +395,8 @@ impl Refusal {
             } => Some(format!(
                 "max_connections of the role is {limit}; this router has {observed}"
             )),
+            Self::OverLimit { over, .. } => Some(over_limit(over)),
+            Self::Killed(killed) | Self::ReadOnly { killed, .. } => Some(killed_why(killed)),
             Self::TooManyLogins { limit } => {
                 Some(format!("clients_unauthenticated_max is {limit}"))
             }
@@ -390,10 +416,10 @@ impl Refusal {
             | Self::LostRolledBack { shard }
             | Self::SessionLost { shard } => Some(format!("shard {shard}")),
             Self::Moved { shard, .. } => Some(format!("it lives on shard {shard} now")),
-            Self::Overtime { what, limit } => Some(format!(
+            Self::Overtime { limit, .. } => Some(format!(
                 "{} is {}",
-                what.setting(),
-                humantime::format_duration(*limit)
+                limit.name,
+                humantime::format_duration(limit.time)
             )),
             Self::UnknownDatabase { served, .. } => {
                 Some(format!("this router serves database \"{served}\""))
@@ -443,6 +469,15 @@ impl Refusal {
             Self::TooManyRoleConnections { .. } => {
                 "close idle connections of this role, or raise its max_connections"
             }
+            Self::OverLimit { .. } => {
+                "nothing was run: retry after that time; `tenantry tenant limit` shows and raises the limit"
+            }
+            Self::Killed(_) => {
+                "nothing was run: retry once it is released; `tenantry kill-switch list` shows it"
+            }
+            Self::ReadOnly { .. } => {
+                "reading works; retry what writes once it is released, see `tenantry kill-switch list`"
+            }
             Self::TooManyLogins { .. } => "retry in a moment",
             Self::ConnectionRate { .. } => "keep connections open, in a pool of the client's",
             Self::LoginFailureRate { .. } => "check the password, and wait before the next attempt",
@@ -469,6 +504,9 @@ impl Refusal {
                     "nothing was committed: ROLLBACK, and keep transactions open only while they work"
                 }
                 Overtime::IdleClient => "connect again, with a pool that closes idle connections",
+                Overtime::Killed => {
+                    "retry once it is released; `tenantry kill-switch list` shows it"
+                }
             },
             Self::SessionLost { .. } | Self::Moved { .. } => {
                 "connect and LISTEN again, and look for what came meanwhile"
@@ -511,6 +549,57 @@ impl Refusal {
         }
         fields.with_hint(self.hint()).with_routine(self.name())
     }
+}
+
+fn counted(kind: LimitKind) -> &'static str {
+    match kind {
+        LimitKind::QueriesPerSecond => "queries per second",
+        LimitKind::Transactions => "transactions at once",
+        LimitKind::Connections => "connections",
+        other => other.as_str(),
+    }
+}
+
+/// The limit, what was observed, and when to come again.
+fn over_limit(over: &Over) -> String {
+    let Over {
+        kind,
+        limit,
+        share,
+        observed,
+        retry,
+    } = over;
+    let part = if share < limit {
+        format!(", {share} of them on this router")
+    } else {
+        String::new()
+    };
+    let retry_ms = retry.as_millis() + 1;
+    format!("{kind} is {limit}{part}; observed {observed}; retry in {retry_ms} ms")
+}
+
+fn killed_whom(killed: &Killed) -> String {
+    match &killed.tenant {
+        Some(tenant) => format!("tenant {tenant} is"),
+        None => "tenants are".to_owned(),
+    }
+}
+
+/// Why, since when and until when.
+fn killed_why(killed: &Killed) -> String {
+    let whose = killed
+        .tenant
+        .as_ref()
+        .map_or("of the fleet", |_| "of the tenant");
+    let reason = killed.reason.as_deref().unwrap_or("no reason given");
+    let until = match killed.until {
+        Some(until) => format!("until {until:.0}"),
+        None => "until it is released".to_owned(),
+    };
+    format!(
+        "kill switch {whose}, since {:.0}, {until}: {reason}",
+        killed.since
+    )
 }
 
 /// A statement as PostgreSQL's messages name it.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tenantry_schema::fleet::{Fleet, FleetSettings};
+use tenantry_schema::limits::FleetLimits;
 use tenantry_schema::tenant::TenantKey;
 use tokio::sync::watch;
 
@@ -17,6 +18,10 @@ pub(crate) struct FleetWatch {
     sequence: watch::Sender<u64>,
     /// Grows with each fleet, so that whoever keeps what it found in one can tell that it is old.
     version: AtomicU64,
+    /// Another number for each fleet whose limits may be others; 0 while nobody is limited.
+    limits_version: AtomicU64,
+    /// How often limits may have changed.
+    limits_changed: AtomicU64,
 }
 
 impl FleetWatch {
@@ -29,6 +34,8 @@ impl FleetWatch {
             known: AtomicBool::new(false),
             sequence,
             version: AtomicU64::new(0),
+            limits_version: AtomicU64::new(0),
+            limits_changed: AtomicU64::new(0),
         }
     }
 
@@ -58,14 +65,56 @@ impl FleetWatch {
 
     pub(crate) fn publish(&self, fleet: Arc<Fleet>) {
         let sequence = fleet.sequence;
-        self.current.store(fleet);
+        let limits = LimitsSeen::of(&fleet);
+        let before = self.current.swap(fleet);
+        if LimitsSeen::of(&before) != limits {
+            let changed = self.limits_changed.fetch_add(1, Ordering::Relaxed) + 1;
+            let version = if limits.limit_nobody { 0 } else { changed };
+            // After the fleet: who sees the number finds the limits.
+            self.limits_version.store(version, Ordering::Release);
+        }
         self.version.fetch_add(1, Ordering::Release);
         self.known.store(true, Ordering::Release);
         self.sequence.send_replace(sequence);
     }
 
+    /// Stands for the limits of all tenants: as long as it is the same, what was found for a tenant holds. 0: nobody is
+    /// limited.
+    pub(crate) fn limits_version(&self) -> u64 {
+        self.limits_version.load(Ordering::Acquire)
+    }
+
     /// Changes each time a fleet is published.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.sequence.subscribe()
+    }
+}
+
+/// What tells one fleet's limits from another's.
+#[derive(PartialEq, Eq)]
+struct LimitsSeen {
+    sequence: u64,
+    limits: *const FleetLimits,
+    limit_nobody: bool,
+}
+
+impl LimitsSeen {
+    fn of(fleet: &Fleet) -> Self {
+        let limits = &fleet.limits;
+        let limit_nobody =
+            limits.plans.is_empty() && limits.tenants.is_empty() && limits.switches.is_empty();
+        Self {
+            sequence: if limit_nobody {
+                0
+            } else {
+                fleet.limits_sequence
+            },
+            limits: if limit_nobody {
+                std::ptr::null()
+            } else {
+                Arc::as_ptr(limits)
+            },
+            limit_nobody,
+        }
     }
 }

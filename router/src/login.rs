@@ -23,6 +23,7 @@ use crate::console::Console;
 use crate::direct::{self, Direct, OpenError};
 use crate::error::Refusal;
 use crate::identify::{Claim, Destination, Granted};
+use crate::limits::Gate;
 use crate::places::Place;
 use crate::reported::ReportedError;
 use crate::route::Route;
@@ -292,6 +293,11 @@ impl Login {
         let Some(registration) = router.cancels.register(limit, self.version) else {
             return Err(self.refuse(&Refusal::TooManyClients { limit }).await);
         };
+        let mut gate = Gate::default();
+        let time_limits = match router.admit_session(&mut gate, granted.tenant) {
+            Ok(limits) => limits,
+            Err(refusal) => return Err(self.refuse(&refusal).await),
+        };
         let reported = match router.reported(&claim.settings).await {
             Ok(reported) => reported,
             Err(error) => return Err(self.unreported(error).await),
@@ -309,6 +315,7 @@ impl Login {
             tenant,
             claim.trace.clone(),
         );
+        listed.record().set_time_limits(time_limits);
         let settings_hash = claim.settings.hash();
         let identity = Identity {
             session: u64::from(registration.slot.pid().unsigned_abs()),
@@ -329,6 +336,7 @@ impl Login {
                 stream: self.stream,
                 input: self.input,
                 session,
+                gate,
                 slot: Arc::clone(&registration.slot),
                 meter: Meter::new(listed.record(), settings_hash),
                 called: Called::new(listed.record()),

@@ -127,6 +127,8 @@ async fn beat(
     };
     let sequence = router.fleet.current().sequence;
     let known = catalog.heartbeat_router(id, sequence).await?;
+    let registered = if known { id } else { 0 };
+    router.registered.store(registered, Ordering::Release);
     router.peers.update(number, catalog.list_routers().await?);
     Ok(known.then_some((catalog, id)))
 }

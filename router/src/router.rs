@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU16};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
+use tenantry_schema::catalog::HeatEvent;
 use tenantry_schema::causes::one_line;
 use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_schema::follow::FollowStatus;
@@ -29,6 +30,7 @@ use crate::error::Refusal;
 use crate::fleet::FleetWatch;
 use crate::handover::Predecessor;
 use crate::identify::check_tenant;
+use crate::limits::{self, Limiters, TimeLimits};
 use crate::metrics::Metrics;
 use crate::peers::{Peers, Secret};
 use crate::places::{Place, Places};
@@ -64,6 +66,11 @@ pub(crate) struct Router {
     /// Cancelled when the time for that is over: sessions end where they are.
     pub(crate) end: CancellationToken,
     pub(crate) peers: Peers,
+    /// Its number in the catalog; 0 while it is not registered there.
+    pub(crate) registered: AtomicU16,
+    pub(crate) limiters: Limiters,
+    /// The tenants that are hot, as the catalog had it last.
+    pub(crate) hot: ArcSwap<Vec<HeatEvent>>,
     /// Sessions of each role.
     pub(crate) role_sessions: Places<String>,
     /// Cancelled when a successor serves in this router's place.
@@ -154,6 +161,9 @@ impl Router {
             drain: CancellationToken::new(),
             end: CancellationToken::new(),
             peers: Peers::default(),
+            registered: AtomicU16::new(0),
+            limiters: Limiters::default(),
+            hot: ArcSwap::default(),
             role_sessions: Places::default(),
             replaced: CancellationToken::new(),
             serves: AtomicBool::new(false),
@@ -201,6 +211,19 @@ impl Router {
                 limit,
                 observed,
             })
+    }
+
+    /// Counts a session that starts among its tenant's connections; answers its time limits.
+    pub(crate) fn admit_session(
+        &self,
+        gate: &mut limits::Gate,
+        tenant: Option<TenantId>,
+    ) -> Result<TimeLimits, Refusal> {
+        let version = self.fleet.limits_version();
+        let fleet = self.fleet.current();
+        let time_limits = gate.look(version, &fleet, &self.limiters, tenant);
+        gate.connect(&fleet)?;
+        Ok(time_limits)
     }
 
     /// Counts a connection that has to log in yet.

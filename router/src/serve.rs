@@ -20,6 +20,7 @@ use crate::fleet::FleetWatch;
 use crate::handover::Estate;
 use crate::http::Http;
 use crate::listeners::{ListenError, Sockets, local, take_the_place};
+use crate::load;
 use crate::login::{LoginEnd, login};
 use crate::overtime;
 use crate::registration::{heartbeat, number};
@@ -143,6 +144,7 @@ pub async fn start_from(
     tasks.spawn(maintain(Arc::clone(&router), background.clone()));
     tasks.spawn(overtime::watch(Arc::clone(&router), background.clone()));
     tasks.spawn(heartbeat(Arc::clone(&router), pg_addr, background.clone()));
+    tasks.spawn(load::publish(Arc::clone(&router), background.clone()));
     let served = Http {
         router: Arc::clone(&router),
         follow: follow.clone(),

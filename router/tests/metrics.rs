@@ -102,7 +102,7 @@ async fn every_metric_has_its_name_and_its_help() {
     let expected = include_str!("metrics.txt");
     assert!(listed == expected, "tests/metrics.txt is not:\n{listed}");
     let tenants = parse(&fetch(&setup, "/metrics/tenants").await);
-    assert_eq!(tenants.len(), 7);
+    assert_eq!(tenants.len(), 8);
 }
 
 #[tokio::test]

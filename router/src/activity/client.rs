@@ -11,6 +11,7 @@ use tenantry_schema::tenant::TenantId;
 
 use super::Clock;
 use super::counters::Counters;
+use crate::limits::TimeLimits;
 use crate::overtime::Overtime;
 
 /// What a session does right now.
@@ -100,6 +101,8 @@ pub(crate) struct ClientRecord {
     killed: AtomicBool,
     /// The time limit that the session is called for; 0 is none.
     overtime: AtomicU8,
+    /// Its tenant's time limits: of statements in the upper half, of transactions in the lower, milliseconds.
+    time_limits: AtomicU64,
     pub(super) waker: AtomicWaker,
 }
 
@@ -177,6 +180,7 @@ impl ClientRecord {
             progress: Progress::default(),
             killed: AtomicBool::new(false),
             overtime: AtomicU8::new(0),
+            time_limits: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -267,6 +271,25 @@ impl ClientRecord {
         let [a, b, c, d, e] = code;
         let packed = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
         self.sqlstate.store(packed, Ordering::Relaxed);
+    }
+
+    /// For whom it works.
+    pub(crate) fn tenant(&self) -> Option<TenantId> {
+        self.changing.lock().tenant
+    }
+
+    /// The time limits of its tenant.
+    pub(crate) fn time_limits(&self) -> TimeLimits {
+        let packed = self.time_limits.load(Ordering::Relaxed);
+        TimeLimits {
+            statement_ms: (packed >> 32) as u32,
+            transaction_ms: packed as u32,
+        }
+    }
+
+    pub(crate) fn set_time_limits(&self, limits: TimeLimits) {
+        let packed = u64::from(limits.statement_ms) << 32 | u64::from(limits.transaction_ms);
+        self.time_limits.store(packed, Ordering::Relaxed);
     }
 
     pub(super) fn set_tenant(&self, tenant: Option<TenantId>) {

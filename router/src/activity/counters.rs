@@ -50,6 +50,8 @@ counted! {
     statements,
     /// Errors that the client was sent.
     errors,
+    /// Rows that statements returned or changed.
+    rows,
     /// Bytes from the client.
     received,
     /// Bytes to the client.

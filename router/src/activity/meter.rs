@@ -70,6 +70,10 @@ impl Meter {
             self.pending.wait_us += now.saturating_sub(self.since);
         }
         self.tenant = tenant;
+        if self.shown_tenant != tenant {
+            self.shown_tenant = tenant;
+            self.record.set_tenant(tenant);
+        }
         server.leased(self.record.id(), now);
         self.record.set_server(server.id());
         self.held = Some((Arc::clone(server), now));
@@ -143,6 +147,7 @@ impl Meter {
         totals.statements = counts.statements;
         totals.transactions = counts.transactions;
         totals.errors = counts.errors;
+        totals.rows = counts.rows;
         totals.client_parses = counts.client_parses;
         totals.server_parses = counts.server_parses;
         totals.binds = counts.binds;
@@ -153,6 +158,7 @@ impl Meter {
         if let Some((server, since)) = &mut self.held {
             totals.transaction_us = now.saturating_sub(*since);
             *since = now;
+            server.counted(now);
             server.counters.add(&totals);
             if totals.transactions > 0 {
                 server.transactions.note(totals.transaction_us);

@@ -29,7 +29,7 @@ pub(crate) use self::counters::{Histogram, Totals, bucket_seconds};
 pub(crate) use self::logins::{LoginGuard, Logins};
 pub(crate) use self::meter::Meter;
 pub(crate) use self::server::{ServerOrigin, ServerRecord, ServerState};
-pub(crate) use self::tenants::{TenantLoad, TenantUsage};
+pub(crate) use self::tenants::{TenantLoad, TenantUsage, Touched};
 
 /// The clock of one router: microseconds since it started fit an atomic, an [`Instant`] does not.
 #[derive(Debug, Clone, Copy)]

@@ -52,6 +52,8 @@ pub(crate) struct ServerRecord {
     /// Number of the session that holds it; 0 is none.
     client: AtomicU32,
     since_us: AtomicU64,
+    /// Up to when the time that it is held has been counted.
+    counted_us: AtomicU64,
     assigned: AtomicU64,
     /// Named statements that it holds.
     prepared: AtomicU64,
@@ -72,6 +74,7 @@ impl ServerRecord {
             opened_us: now,
             client: AtomicU32::new(0),
             since_us: AtomicU64::new(now),
+            counted_us: AtomicU64::new(now),
             assigned: AtomicU64::new(0),
             prepared: AtomicU64::new(0),
             close_needed: AtomicBool::new(false),
@@ -108,6 +111,16 @@ impl ServerRecord {
     /// How long it has been in its state.
     pub(crate) fn lasts(&self) -> Duration {
         Duration::from_micros(self.clock.now_us().saturating_sub(self.since_us()))
+    }
+
+    /// Up to when the time that it is held has been counted.
+    pub(crate) fn counted_us(&self) -> u64 {
+        self.counted_us.load(Ordering::Relaxed)
+    }
+
+    /// The time that it is held has been counted up to now.
+    pub(super) fn counted(&self, now: u64) {
+        self.counted_us.store(now, Ordering::Relaxed);
     }
 
     /// The session that holds it.
@@ -156,6 +169,7 @@ impl ServerRecord {
     pub(super) fn leased(&self, client: u32, now: u64) {
         self.client.store(client, Ordering::Relaxed);
         self.since_us.store(now, Ordering::Relaxed);
+        self.counted(now);
         self.assigned.store(self.assigned() + 1, Ordering::Relaxed);
     }
 

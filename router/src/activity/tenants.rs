@@ -1,58 +1,94 @@
 //! Load by tenant: who uses how much of this router.
 //!
-//! A map in parts, each behind its own lock, written once when a server connection is given up.
-//! Bounded: beyond [`TENANTS_MAX`] the tenants with the least time on servers are folded into one
-//! entry for all others, so that the sum stays right.
+//! A table in parts, each behind its own lock, written once when a server connection is given up. An entry is 48 bytes
+//! (`small`); a tenant that outgrows it has wide counters beside it, so nothing is ever rounded. Bounded: beyond
+//! [`TENANTS_MAX`] the tenants with the least time on servers are folded into one entry for all others, so that the sum
+//! stays right and those with the most stay exact.
+
+mod small;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use parking_lot::Mutex;
 use tenantry_schema::tenant::TenantId;
 
+use self::small::Part;
 use super::Totals;
 
 const PARTS: usize = 64;
 /// Tenants told apart at once.
-pub(crate) const TENANTS_MAX: usize = 64 * 1024;
+pub(crate) const TENANTS_MAX: usize = 512 * 1024;
 const PER_PART_MAX: usize = TENANTS_MAX / PARTS;
 
-/// What one tenant used since the router started, or since it was last told apart.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct TenantUsage {
-    pub(crate) transactions: u64,
-    pub(crate) statements: u64,
-    pub(crate) errors: u64,
+macro_rules! usage {
+    ($($(#[$doc:meta])* $name:ident = $from:ident),+ $(,)?) => {
+        /// What one tenant used since the router started, or since it was last told apart.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub(crate) struct TenantUsage {
+            $($(#[$doc])* pub(crate) $name: u64),+
+        }
+
+        impl TenantUsage {
+            fn of(totals: &Totals) -> Self {
+                Self { $($name: totals.$from),+ }
+            }
+
+            fn counts(&self) -> [u64; COUNTS] {
+                [$(self.$name),+]
+            }
+
+            fn from_counts(counts: [u64; COUNTS]) -> Self {
+                let [$($name),+] = counts;
+                Self { $($name),+ }
+            }
+        }
+    };
+}
+
+/// How many numbers a [`TenantUsage`] has.
+const COUNTS: usize = 8;
+
+usage! {
+    transactions = transactions,
+    statements = statements,
+    errors = errors,
+    /// Returned or changed.
+    rows = rows,
     /// Time that server connections were held.
-    pub(crate) busy_us: u64,
-    pub(crate) wait_us: u64,
-    pub(crate) received: u64,
-    pub(crate) sent: u64,
+    busy_us = transaction_us,
+    wait_us = wait_us,
+    received = received,
+    sent = sent,
 }
 
 impl TenantUsage {
-    fn add(&mut self, totals: &Totals) {
-        self.transactions += totals.transactions;
-        self.statements += totals.statements;
-        self.errors += totals.errors;
-        self.busy_us += totals.transaction_us;
-        self.wait_us += totals.wait_us;
-        self.received += totals.received;
-        self.sent += totals.sent;
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let mut counts = self.counts();
+        for (count, more) in counts.iter_mut().zip(other.counts()) {
+            *count = count.saturating_add(more);
+        }
+        *self = Self::from_counts(counts);
     }
 
-    pub(crate) fn merge(&mut self, other: &Self) {
-        self.transactions += other.transactions;
-        self.statements += other.statements;
-        self.errors += other.errors;
-        self.busy_us += other.busy_us;
-        self.wait_us += other.wait_us;
-        self.received += other.received;
-        self.sent += other.sent;
+    /// What has been added since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let mut counts = self.counts();
+        for (count, less) in counts.iter_mut().zip(earlier.counts()) {
+            *count = count.saturating_sub(less);
+        }
+        Self::from_counts(counts)
     }
 }
 
-type Part = HashMap<TenantId, TenantUsage, BuildHasherDefault<Spread>>;
+/// A tenant that was used lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Touched {
+    pub(crate) tenant: TenantId,
+    /// What it used in all.
+    pub(crate) total: TenantUsage,
+    /// What of that since the last look.
+    pub(crate) lately: TenantUsage,
+}
 
 /// Usage by tenant.
 #[derive(Debug)]
@@ -72,68 +108,72 @@ impl Default for TenantLoad {
 
 impl TenantLoad {
     pub(crate) fn add(&self, tenant: TenantId, totals: &Totals) {
-        let Some(part) = self.parts.get(part_of(tenant)) else {
+        let hash = spread(tenant.as_u128());
+        let Some(part) = self.parts.get(part_of(hash)) else {
             return;
         };
         let mut part = part.lock();
-        if let Some(usage) = part.get_mut(&tenant) {
-            return usage.add(totals);
+        if part.add(hash, tenant, &TenantUsage::of(totals)) && part.len() > PER_PART_MAX {
+            let folded = part.fold();
+            self.others.lock().merge(&folded);
         }
-        if part.len() >= PER_PART_MAX {
-            self.fold(&mut part);
-        }
-        part.entry(tenant).or_default().add(totals);
-    }
-
-    /// Half of a full part, that of the tenants that used the least, becomes `others`.
-    fn fold(&self, part: &mut Part) {
-        let mut busy: Vec<u64> = part.values().map(|usage| usage.busy_us).collect();
-        let middle = busy.len() / 2;
-        let (_, median, _) = busy.select_nth_unstable(middle);
-        let median = *median;
-        let mut others = self.others.lock();
-        let mut keep_equal = middle;
-        part.retain(|_, usage| {
-            let keep = usage.busy_us > median || (usage.busy_us == median && keep_equal > 0);
-            if keep {
-                keep_equal = keep_equal.saturating_sub(1);
-            } else {
-                others.merge(usage);
-            }
-            keep
-        });
     }
 
     pub(crate) fn of(&self, tenant: TenantId) -> TenantUsage {
-        let part = self.parts.get(part_of(tenant)).map(Mutex::lock);
-        part.and_then(|part| part.get(&tenant).copied())
+        let hash = spread(tenant.as_u128());
+        let part = self.parts.get(part_of(hash)).map(Mutex::lock);
+        part.and_then(|part| part.find(hash, tenant))
             .unwrap_or_default()
     }
 
     /// The `limit` tenants that held servers longest, and all others together.
     pub(crate) fn top(&self, limit: usize) -> (Vec<(TenantId, TenantUsage)>, TenantUsage) {
-        let mut all: Vec<(TenantId, TenantUsage)> = Vec::new();
+        let mut top: Vec<(TenantId, TenantUsage)> = Vec::new();
+        let mut others = *self.others.lock();
+        let order =
+            |(tenant, usage): &(TenantId, TenantUsage)| (std::cmp::Reverse(usage.busy_us), *tenant);
         for part in &self.parts {
             let part = part.lock();
-            all.extend(part.iter().map(|(tenant, usage)| (*tenant, *usage)));
+            top.extend(part.iter());
+            drop(part);
+            // After each part, so that a million tenants are never copied at once.
+            if top.len() > limit {
+                top.sort_unstable_by_key(order);
+                for (_, usage) in top.drain(limit..) {
+                    others.merge(&usage);
+                }
+            }
         }
-        all.sort_unstable_by_key(|(tenant, usage)| (std::cmp::Reverse(usage.busy_us), *tenant));
-        let mut others = *self.others.lock();
-        for (_, usage) in all.iter().skip(limit) {
-            others.merge(usage);
+        top.sort_unstable_by_key(order);
+        (top, others)
+    }
+
+    /// The tenants that were used since this was last asked, as far as one second's are remembered.
+    pub(crate) fn take_touched(&self) -> Vec<Touched> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            part.lock().take_touched(&mut all);
         }
-        all.truncate(limit);
-        (all, others)
+        all
     }
 
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.lock().len()).sum()
     }
+
+    /// Memory that it takes, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let parts: usize = self.parts.iter().map(|part| part.lock().bytes()).sum();
+        parts + size_of::<Self>()
+    }
 }
 
-/// Taken from the middle of the hash: the map inside a part uses both ends.
-fn part_of(tenant: TenantId) -> usize {
-    (spread(tenant.as_u128()) >> 32) as usize % PARTS
+/// By tenant, for what few have.
+type Few<T> = HashMap<TenantId, T>;
+
+/// Taken from the middle of the hash: the table inside a part uses both ends.
+fn part_of(hash: u64) -> usize {
+    (hash >> 32) as usize % PARTS
 }
 
 /// Mixes all bits of an id; ids are not chosen by clients.
@@ -145,26 +185,5 @@ fn spread(id: u128) -> u64 {
     x ^ (x >> 31)
 }
 
-/// [`spread`] as a hasher.
-#[derive(Debug, Default)]
-pub(crate) struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(16) {
-            let mut word = [0; 16];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            self.write_u128(u128::from_ne_bytes(word));
-        }
-    }
-
-    fn write_u128(&mut self, id: u128) {
-        self.0 ^= spread(id);
-    }
-}
+#[cfg(test)]
+mod tests;

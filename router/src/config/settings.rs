@@ -137,6 +137,11 @@ settings! {
     Live "router.server_tls_ca_file" = server_tls.ca_file;
     Live "router.log_min_duration_statement" = log_min_duration_statement;
     Live "router.log_statement_text" = log_statement_text;
+    Live "router.hot_share_percent" = hot.share_percent;
+    Live "router.hot_window" = hot.window;
+    Live "router.hot_growth" = hot.growth;
+    Live "router.cold_share_percent" = hot.cold_share_percent;
+    Live "router.cold_window" = hot.cold_window;
     Live "router.login_timeout" = timeouts.login;
     Live "router.query_wait_timeout" = timeouts.query_wait;
     Live "router.server_connect_timeout" = timeouts.server_connect;

@@ -63,6 +63,8 @@ pub(super) enum Show {
     Tenants(usize),
     Tenant(String),
     TopTenants(usize),
+    HotTenants,
+    Limits,
 }
 
 /// How an operator wants the router to stop.
@@ -227,6 +229,8 @@ fn show(words: &[&str]) -> Result<Command, Complaint> {
         ["tenants"] => Show::Tenants(LIMIT),
         ["tenants", "limit", count] => Show::Tenants(limit(count)?),
         ["tenant", name] => Show::Tenant((*name).to_owned()),
+        ["hot_tenants"] => Show::HotTenants,
+        ["limits"] => Show::Limits,
         ["top_tenants"] => Show::TopTenants(LIMIT),
         ["top_tenants", "limit", count] => Show::TopTenants(limit(count)?),
         [name] if super::parameters::value(name).is_some() => {

@@ -33,6 +33,12 @@ const METRICS: &[(&str, &str, Option<&str>, Value)] = &[
         |u| u.errors as f64,
     ),
     (
+        "tenant_rows",
+        "Rows that statements returned or changed",
+        None,
+        |u| u.rows as f64,
+    ),
+    (
         "tenant_server_held_seconds",
         "Server connections held",
         Some("seconds"),

@@ -407,6 +407,7 @@ impl Opening {
                 applied_by_router: false,
                 savepoints: Vec::new(),
                 copy_role: false,
+                read_only: false,
                 prepared: PreparedCache::new(login.statements_max),
                 kept: crate::session::Kept::default(),
                 unnamed: None,

@@ -73,6 +73,8 @@ pub(crate) struct ServerState {
     pub(crate) savepoints: Vec<AtSavepoint>,
     /// The transaction runs as `tenantry_copy` until told otherwise.
     pub(crate) copy_role: bool,
+    /// The transaction only reads, and nothing that the client can say changes that.
+    pub(crate) read_only: bool,
     pub(crate) prepared: PreparedCache,
     /// The batch that was sent last, if it may have to run again.
     pub(crate) kept: Kept,
@@ -114,6 +116,7 @@ impl ServerState {
         self.applied_by_router = false;
         self.savepoints.clear();
         self.copy_role = false;
+        self.read_only = false;
     }
 
     /// A savepoint was made.
@@ -127,6 +130,8 @@ impl ServerState {
 
     /// The transaction returned to a savepoint, which stays.
     pub(crate) fn returned_to(&mut self, name: &str) {
+        // It may have become so since.
+        self.read_only = false;
         match self.savepoints.iter().rposition(|at| at.name == name) {
             Some(at) => {
                 self.savepoints.truncate(at + 1);
@@ -146,6 +151,7 @@ impl ServerState {
 
     /// Part of the transaction was rolled back.
     pub(crate) fn reverted(&mut self) {
+        self.read_only = false;
         if self.bound_in_transaction {
             self.bound = Bound::Unknown;
         }

@@ -179,6 +179,9 @@ impl Session {
             _ => {}
         }
         if runs_something(message.tag) {
+            if self.is_paused() && !self.settle(server.as_deref_mut()) {
+                return Ok(Handled::Later);
+            }
             if self.batch.ended && !self.come_to_rest(server.as_deref_mut()) {
                 return Ok(Handled::Later);
             }

@@ -4,6 +4,7 @@
 //! Reading and writing of both sockets share one poll, so that a client that sends a long pipeline
 //! without reading cannot deadlock with a server that does the same.
 
+mod limited;
 mod shown;
 mod sockets;
 mod waiting;
@@ -27,6 +28,7 @@ use crate::activity::{Call, Called, ClientState, Meter};
 use crate::buffers;
 use crate::cancel::{CancelSlot, Requests};
 use crate::error::Refusal;
+use crate::limits::Gate;
 use crate::overtime::Overtime;
 use crate::pool::{Lease, LeftBehind, clean, give_back_if_clean};
 use crate::route::Route;
@@ -58,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) meter: Meter,
     pub(crate) called: Called,
     pub(crate) route: Route,
+    /// The limits of its tenant.
+    pub(crate) gate: Gate,
 }
 
 /// What a wait brought.
@@ -150,7 +154,10 @@ impl Connection {
                 if lease.is_some() && self.session.is_at_rest() {
                     // Boxed: it would make every session's state larger.
                     let checked = self.router.check_kept(&self.session, &mut self.route);
-                    withheld = checked.err().map(Box::new);
+                    let admitted = checked.and_then(|()| self.admit_kept());
+                    withheld = admitted.err().map(Box::new);
+                } else if lease.is_some() {
+                    self.heed_limits();
                 }
             }
             if self.session.output.len() > HIGH_WATER {
@@ -181,6 +188,7 @@ impl Connection {
                             just_acquired = true;
                         }
                         Err(Unavailable::Refused(refusal)) => {
+                            self.gate.end();
                             self.meter.refused();
                             self.router.metrics.refused(refusal.name());
                             self.session.acquire_failed(&refusal, &mut self.input);
@@ -214,14 +222,13 @@ impl Connection {
 
     /// A time limit has passed, unless the session has gone on meanwhile. `Some` ends the session.
     async fn passed(&mut self, overtime: Overtime, has_server: bool) -> Option<Ended> {
-        let limit = overtime.limit(&self.router.config().timeouts);
-        let refusal = Refusal::Overtime {
-            what: overtime,
-            limit,
-        };
+        let refusal = self.why_ended(overtime)?;
         let name = refusal.name();
         let ends = match (overtime, self.session.activity()) {
-            (Overtime::Statement | Overtime::Transaction, ClientState::Active) if has_server => {
+            (
+                Overtime::Statement | Overtime::Transaction | Overtime::Killed,
+                ClientState::Active,
+            ) if has_server => {
                 if self.session.is_overdue(refusal.clone()) {
                     self.slot.cancel().await;
                     false
@@ -231,7 +238,7 @@ impl Connection {
                 }
             }
             (
-                Overtime::Transaction | Overtime::IdleInTransaction,
+                Overtime::Transaction | Overtime::IdleInTransaction | Overtime::Killed,
                 ClientState::IdleInTransaction,
             ) => match self.session.abandon_transaction(refusal.clone()) {
                 Abandoned::Done => false,

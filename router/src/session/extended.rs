@@ -314,7 +314,8 @@ impl Session {
             return Ok(Handled::Done);
         }
         self.counts.binds += u64::from(!bind.statement.is_empty());
-        let effects = match Self::bind_effects(&statement, &bind) {
+        let allowed = self.check_writing(&statement);
+        let effects = match allowed.and_then(|()| Self::bind_effects(&statement, &bind)) {
             Ok(effects) => effects,
             Err(_) if !self.settle(server) => return Ok(Handled::Later),
             Err(refusal) => return Err(refusal),

@@ -24,6 +24,7 @@ mod observe;
 mod overtime;
 mod portals;
 mod prologue;
+mod read_only;
 mod replies;
 mod resets;
 mod router_settings;
@@ -62,6 +63,7 @@ use self::statements::Statements;
 use crate::Severity;
 use crate::activity::ClientState;
 use crate::error::Refusal;
+use crate::limits::Killed;
 use crate::server::{Registry, ServerState};
 
 /// A portal that no client can have made: executing it makes the server roll back.
@@ -228,7 +230,11 @@ pub(crate) struct Session {
     /// The client has asked for the description of a portal.
     describes_portals: bool,
     /// What runs has been cancelled by the router: the error says why.
-    overdue: Option<Refusal>,
+    overdue: Option<Box<Refusal>>,
+    /// The next transaction waits until this one's replies are here and its server connection is given up.
+    pauses: bool,
+    /// Why the tenant's transactions only read, if so.
+    read_only: Option<Box<Killed>>,
     /// Requests answered and transactions ended; they wrap.
     progress: (u32, u32),
     closing: bool,
@@ -250,6 +256,8 @@ pub(crate) struct Session {
 pub(crate) struct Counts {
     pub(crate) statements: u64,
     pub(crate) transactions: u64,
+    /// Rows that statements returned or changed, as their tags say.
+    pub(crate) rows: u64,
     /// Errors that the client was sent, and the SQLSTATE of the last.
     pub(crate) errors: u64,
     pub(crate) sqlstate: Option<[u8; 5]>,
@@ -311,6 +319,8 @@ impl Session {
             again: None,
             describes_portals: false,
             overdue: None,
+            pauses: false,
+            read_only: None,
             progress: (0, 0),
             closing: false,
             looked_at: None,
@@ -425,6 +435,25 @@ impl Session {
             || self.sync_owed
             || self.passing > 0
             || self.passing_in > 0
+    }
+
+    /// Statements run since the counts were last taken.
+    pub(crate) fn statements_run(&self) -> u64 {
+        self.counts.statements
+    }
+
+    /// Whether the session is to give its server connection up between two transactions of a pipeline.
+    pub(crate) fn set_pauses(&mut self, pauses: bool) {
+        self.pauses = pauses;
+    }
+
+    /// Whether a pipeline stops here until what it has sent is answered.
+    fn is_paused(&self) -> bool {
+        self.pauses
+            && matches!(self.tx, Tx::Idle)
+            && !self.batch.forwarded
+            && !self.sync_owed
+            && !self.settled()
     }
 
     pub(crate) fn take_counts(&mut self) -> Counts {

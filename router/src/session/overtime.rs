@@ -18,7 +18,7 @@ impl Session {
     /// the client gets. False: there was one before, and it was of no use. A server does not end
     /// what waits for the client: a COPY that stalls, a batch without its Sync, rows not read.
     pub(crate) fn is_overdue(&mut self, refusal: Refusal) -> bool {
-        self.overdue.replace(refusal).is_none()
+        self.overdue.replace(Box::new(refusal)).is_none()
     }
 
     /// Gives an open transaction up in which nothing runs; the client is told with its next

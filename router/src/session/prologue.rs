@@ -29,6 +29,7 @@ impl Session {
         self.leave_copy_role(server);
         self.apply_settings(server);
         self.bind_tenant(server);
+        self.keep_from_writing(server);
         let sent = server.output.len() > before;
         self.unproven |= sent;
         sent
@@ -117,10 +118,18 @@ impl Session {
     /// where the next ReadyForQuery is its own.
     pub(super) fn awaits_proof(&self, server: Option<&Link>) -> bool {
         self.expects.has_ready()
-            && (self.unproven || server.is_some_and(|server| self.needs_prologue(&server.state)))
+            && (self.unproven
+                || self.is_read_only()
+                || server.is_some_and(|server| self.needs_prologue(&server.state)))
     }
 
     pub(super) fn needs_prologue(&self, server: &ServerState) -> bool {
+        self.needs_bind(server)
+            || (self.is_read_only() && !server.read_only && !matches!(self.tx, Tx::Failed))
+    }
+
+    /// The same without what every transaction needs anew.
+    pub(super) fn needs_bind(&self, server: &ServerState) -> bool {
         if matches!(self.tx, Tx::Failed) {
             return false;
         }

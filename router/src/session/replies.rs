@@ -269,11 +269,13 @@ impl Session {
                     let mine = effects.iter().filter(|(at, _)| *at == index);
                     mine.map(|(_, effect)| effect.clone()).collect()
                 };
+                self.counts.rows += rows_of(command);
                 self.apply(due, command, &mut server.state);
                 self.output.extend_from_slice(message);
             }
             Some(Expect::Execute { .. }) => {
                 if let Some(Expect::Execute { effects, withhold }) = self.expects.pop() {
+                    self.counts.rows += rows_of(command);
                     self.show_description();
                     self.apply(effects, command, &mut server.state);
                     if withhold {
@@ -521,6 +523,7 @@ impl Session {
                 }
                 server.savepoints.clear();
                 server.copy_role = false;
+                server.read_only = false;
                 self.clear_portals();
                 // A Sync of the router's own, for a bind, ends no transaction of the client's.
                 self.counts.transactions += u64::from(shown || !matches!(self.tx, Tx::Idle));
@@ -593,7 +596,7 @@ impl Session {
             return Ok(());
         }
         let known = self.own_name(message);
-        let limited = self.put_limit(&fields.code);
+        let limited = self.put_limit(&fields);
         if in_simple_query || self.sync_owed {
             // It ran in the unnamed portal, which is there until the failed transaction ends. What is wrong with the
             // words or the names in a statement is found before that.
@@ -647,19 +650,21 @@ impl Session {
             _ => return false,
         }
         self.counts.error(&fields.code);
-        let limited = self.put_limit(&fields.code);
+        let limited = self.put_limit(fields);
         self.put_server_error(message, self.own_name(message), limited);
         true
     }
 
-    /// The reason of a cancel by the router, in the place of the error that it caused.
-    fn put_limit(&mut self, code: &str) -> bool {
-        match self.overdue.take() {
-            Some(refusal) if code == sqlstate::QUERY_CANCELED => {
+    /// The reason of a cancel by the router, or of a kill switch, in the place of the error that it caused.
+    fn put_limit(&mut self, fields: &backend::ErrorFields) -> bool {
+        let overdue = self.overdue.take();
+        let overdue = overdue.filter(|_| fields.code == sqlstate::QUERY_CANCELED);
+        match overdue.or_else(|| self.refused_by_switch(fields).map(Box::new)) {
+            Some(refusal) => {
                 backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 
@@ -757,4 +762,20 @@ fn warns_of_no_block(body: &[u8]) -> bool {
 fn peek(input: &[u8]) -> Result<Option<FrameHead>, ServerFault> {
     frame::peek(input, LARGE_MESSAGE_LIMIT)
         .map_err(|error| ServerFault::Malformed(error.to_string()))
+}
+
+/// How many rows a command returned or changed: the number at the end of its tag, if it has one.
+fn rows_of(command: &[u8]) -> u64 {
+    let digits = command
+        .iter()
+        .rev()
+        .take_while(|byte| byte.is_ascii_digit());
+    let value = |byte: &u8| u64::from(byte - b'0');
+    let (sum, _) = digits.fold((0_u64, 1_u64), |(sum, unit), digit| {
+        (
+            sum.saturating_add(unit.saturating_mul(value(digit))),
+            unit.saturating_mul(10),
+        )
+    });
+    sum
 }

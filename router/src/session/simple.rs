@@ -23,6 +23,9 @@ impl Session {
             Ok(text) => text,
             Err(error) => return Ok(self.refuse_query(&malformed(error), server)),
         };
+        if let Some(refusal) = self.refused_as_writing(text) {
+            return Ok(self.refuse_query(&refusal, server));
+        }
         // As PostgreSQL does, whatever becomes of the Query.
         if self.statements.find(b"").is_some() {
             let undo = self.statements.change(Bytes::new(), None);
@@ -137,7 +140,7 @@ impl Session {
         if unprepared || !effects.is_empty() {
             self.begin_implicit();
         }
-        if bind_ahead && unprepared {
+        if bind_ahead && self.needs_bind(&server.state) {
             self.prepare_server(server);
             frontend::put_sync(&mut server.output);
             self.expects.push(Expect::HiddenSync);

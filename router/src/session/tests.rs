@@ -70,6 +70,7 @@ fn link() -> Link {
             applied_by_router: false,
             savepoints: Vec::new(),
             copy_role: false,
+            read_only: false,
             prepared: PreparedCache::new(2),
             kept: super::Kept::default(),
             unnamed: None,

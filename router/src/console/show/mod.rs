@@ -4,6 +4,7 @@
 //! Each answer is made from one pass over snapshots, so that its rows belong together.
 
 mod fleet;
+mod limits;
 mod pools;
 mod sessions;
 mod stats;
@@ -27,6 +28,7 @@ SHOW HELP|VERSION|STATE|CONFIG|LISTS|MEM
 SHOW CLIENTS|SERVERS|POOLS|QUEUES|DATABASES|USERS|SOCKETS|ACTIVE_SOCKETS
 SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 SHOW FLEET|SHARDS|ROUTERS|TENANTS [LIMIT n]|TENANT name|TOP_TENANTS [LIMIT n]
+SHOW LIMITS|HOT_TENANTS
 PAUSE [shard]
 RESUME [shard]
 DISABLE shard
@@ -85,6 +87,8 @@ fn heads_of(what: &Show) -> &'static [Head] {
         Show::Tenants(_) => fleet::TENANTS,
         Show::Tenant(_) => fleet::TENANT,
         Show::TopTenants(_) => fleet::TOP_TENANTS,
+        Show::HotTenants => limits::HOT_TENANTS,
+        Show::Limits => limits::LIMITS,
     }
 }
 
@@ -127,6 +131,8 @@ pub(super) fn answer(router: &Arc<Router>, what: &Show) -> Result<Outcome, Compl
         Show::Tenants(limit) => fleet::tenants(router, *limit, &mut table),
         Show::Tenant(name) => fleet::tenant(router, name, &mut table)?,
         Show::TopTenants(limit) => fleet::top_tenants(router, *limit, &mut table),
+        Show::HotTenants => limits::hot_tenants(router, &mut table),
+        Show::Limits => limits::limits(router, &mut table),
     }
     Ok(rows(table, "SHOW"))
 }

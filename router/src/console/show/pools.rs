@@ -303,6 +303,8 @@ pub(super) fn lists(router: &Router, table: &mut Table) {
 }
 
 pub(super) fn mem(router: &Router, table: &mut Table) {
+    let tenants = router.activity.tenants.len();
+    let tenant_bytes = router.activity.tenants.bytes();
     for (name, size, used) in [
         (
             "client_record",
@@ -316,8 +318,8 @@ pub(super) fn mem(router: &Router, table: &mut Table) {
         ),
         (
             "tenant_usage",
-            size_of::<crate::activity::TenantUsage>(),
-            router.activity.tenants.len(),
+            tenant_bytes.div_ceil(tenants.max(1)),
+            tenants,
         ),
     ] {
         table.push(vec![

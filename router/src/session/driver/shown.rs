@@ -15,6 +15,7 @@ impl Connection {
             let counts = self.session.take_counts();
             if counts.transactions > 0 {
                 self.meter.rests(state);
+                self.gate.has_run(counts.statements);
                 self.meter.hand_over(counts, &self.router.activity.tenants);
             }
         }
@@ -31,6 +32,8 @@ impl Connection {
             .server()
             .map_or(0, |server| server.link.state.prepared.len());
         let counts = self.session.take_counts();
+        self.gate.has_run(counts.statements);
+        self.gate.end();
         self.meter
             .released(counts, prepared, &self.router.activity.tenants);
         self.log_slow(Some(lease));

@@ -35,6 +35,7 @@ impl Connection {
         if let Some(refusal) = withheld {
             return Err(*refusal);
         }
+        self.admit(tenant)?;
         let idle = self
             .router
             .idle_connection(&self.session, tenant, &mut self.route)?;
