@@ -1,6 +1,7 @@
 //! `tenantry tenant`: the operator's view of tenants, through the catalog.
 
 mod args;
+mod hot;
 mod limit;
 mod top;
 mod view;
@@ -32,7 +33,7 @@ pub(crate) async fn run(
     sources: &Sources,
     printer: Printer,
 ) -> Result<Exit, Failure> {
-    // The routers are asked, and not the catalog.
+    // It may go without the catalog.
     if let TenantCommand::Top(args) = &command {
         top::run(args, sources, printer).await?;
         return Ok(Exit::Ok);
@@ -46,6 +47,7 @@ pub(crate) async fn run(
         TenantCommand::Locate(args) => locate(&catalog, &args, printer).await?,
         TenantCommand::Suspend(args) => suspend(&catalog, &args, printer).await?,
         TenantCommand::Resume(args) => resume(&catalog, &args, printer).await?,
+        TenantCommand::Hot(args) => hot::run(&catalog, &args, printer).await?,
         TenantCommand::Limit(command) => limit::run(&catalog, command, printer).await?,
         TenantCommand::SetPlan(args) => limit::set_plan(&catalog, &args, printer).await?,
     }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tenantry_router::config::{ClientTls, ServerTls};
+use tenantry_router::config::{ClientTls, Hot, ServerTls};
 
 use super::reader::Reader;
 use super::value::{ByteSize, LogFormat, Period, PgUrl};
@@ -103,11 +103,6 @@ impl Settings {
         })
     }
 
-    /// Where the router of this configuration serves HTTP.
-    pub(crate) fn router_http(&self) -> SocketAddr {
-        self.router.http_listen
-    }
-
     /// Everything an agent needs to know.
     pub(crate) fn agent(&self) -> Result<tenantry_shard_agent::Config, Failure> {
         Ok(tenantry_shard_agent::Config {
@@ -189,10 +184,23 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
             )
             .0,
         log_statement_text: reader.value("router.log_statement_text", default.log_statement_text),
+        hot: hot(reader, default.hot),
         timeouts: timeouts(reader, default.timeouts),
         catalog_url: default.catalog_url,
         secrets_file: default.secrets_file,
         left_out: default.left_out,
+    }
+}
+
+fn hot(reader: &mut Reader<'_>, default: Hot) -> Hot {
+    Hot {
+        share_percent: reader.value("router.hot_share_percent", default.share_percent),
+        window: reader.value("router.hot_window", Period(default.window)).0,
+        growth: reader.value("router.hot_growth", default.growth),
+        cold_share_percent: reader.value("router.cold_share_percent", default.cold_share_percent),
+        cold_window: reader
+            .value("router.cold_window", Period(default.cold_window))
+            .0,
     }
 }
 

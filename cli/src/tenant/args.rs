@@ -17,17 +17,30 @@ pub(crate) enum TenantCommand {
     Show(NamedArgs),
     /// Say which shard a tenant lives on, and why
     Locate(NamedArgs),
-    /// Show which tenants use the routers most
+    /// Show which tenants use the fleet most
     Top(TopArgs),
     /// Refuse a tenant's statements until it is resumed
     Suspend(SuspendArgs),
     /// Let a suspended tenant work again
     Resume(NamedArgs),
+    /// Show which tenants are hot: those that take their shard over
+    Hot(HotArgs),
     /// Show or change what a tenant may use
     #[command(subcommand)]
     Limit(LimitCommand),
     /// Give a tenant another plan
     SetPlan(SetPlanArgs),
+}
+
+/// `tenantry tenant hot`
+#[derive(Args, Debug)]
+pub(crate) struct HotArgs {
+    /// Who turned hot and cold, newest first, instead of who is hot now
+    #[arg(long)]
+    pub(crate) events: bool,
+    /// At most so many events
+    #[arg(long, value_name = "N", default_value_t = 50, requires = "events")]
+    pub(crate) limit: u32,
 }
 
 /// `tenantry tenant limit …`
@@ -108,7 +121,7 @@ pub(crate) struct ListArgs {
 /// `tenantry tenant top`
 #[derive(Args, Debug)]
 pub(crate) struct TopArgs {
-    /// HTTP address of a router; may be repeated; default `router.http_listen`
+    /// Ask this router at its HTTP address instead of the catalog; may be repeated
     #[arg(long = "router", value_name = "HOST:PORT")]
     pub(crate) routers: Vec<String>,
     /// At most so many tenants

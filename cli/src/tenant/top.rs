@@ -1,18 +1,23 @@
-//! `tenantry tenant top`: who uses the routers most.
+//! `tenantry tenant top`: who uses the fleet most.
 //!
-//! Each router counts for itself and serves the counts at `/metrics/tenants`; here they are added up. Without `--watch`
-//! the numbers are since the routers started, with it they are those of each interval.
+//! Routers tell the catalog each second what their busiest tenants did, and it is merged there. With `--router` the routers
+//! named are asked themselves, at `/metrics/tenants`: they answer while the catalog is away, too. Without `--watch` the
+//! numbers are since the routers started, with it they are those of each interval.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
+use tenantry_schema::catalog::Catalog;
+use tenantry_schema::tenant::TenantKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::args::TopArgs;
+use crate::catalog::open;
 use crate::config::Sources;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, Printer, record};
@@ -34,11 +39,15 @@ struct Used {
     transactions: f64,
     statements: f64,
     errors: f64,
+    /// Returned or changed.
+    rows: f64,
     /// Server connections held.
     busy_seconds: f64,
     wait_seconds: f64,
     received_bytes: f64,
     sent_bytes: f64,
+    /// Since when it is hot; known to the catalog.
+    hot_since: Option<Timestamp>,
 }
 
 record!(Used {
@@ -47,13 +56,33 @@ record!(Used {
     transactions => "TRANSACTIONS",
     statements => "STATEMENTS",
     errors => "ERRORS",
+    rows => "ROWS",
     busy_seconds => "BUSY s",
     wait_seconds => "WAIT s",
     received_bytes => "RECEIVED B",
     sent_bytes => "SENT B",
+    hot_since => "HOT SINCE",
 });
 
 type Counts = BTreeMap<String, Used>;
+
+/// Tenants that are read of the catalog, so that those that come up in an interval were seen before it.
+const READ_MAX: u32 = 1000;
+
+/// Who is asked.
+enum Source {
+    Catalog(Catalog, TenantKey),
+    Routers(Vec<String>),
+}
+
+impl Source {
+    async fn read(&self) -> Result<Counts, Failure> {
+        match self {
+            Self::Catalog(catalog, key) => read_catalog(catalog, *key).await,
+            Self::Routers(routers) => read_all(routers).await,
+        }
+    }
+}
 
 /// Prints once, or again and again.
 pub(super) async fn run(
@@ -61,23 +90,50 @@ pub(super) async fn run(
     sources: &Sources,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let mut routers = args.routers.clone();
-    if routers.is_empty() {
-        routers.push(sources.settings()?.router_http().to_string());
-    }
-    let mut before = read_all(&routers).await?;
+    let source = if args.routers.is_empty() {
+        let catalog = open(sources).await?;
+        let key = catalog.settings().await?.tenant_key;
+        Source::Catalog(catalog, key)
+    } else {
+        Source::Routers(args.routers.clone())
+    };
+    let mut before = source.read().await?;
     if !args.watch {
         return printer.list(&ranked(before, args.limit));
     }
     loop {
         tokio::time::sleep(args.interval.0).await;
-        let now = read_all(&routers).await?;
+        let now = source.read().await?;
         if printer.format() == Format::Table && std::io::stdout().is_terminal() {
             printer.raw("\x1b[H\x1b[2J")?;
         }
         printer.list(&ranked(since(&now, &before), args.limit))?;
         before = now;
     }
+}
+
+/// What all routers told.
+async fn read_catalog(catalog: &Catalog, key: TenantKey) -> Result<Counts, Failure> {
+    let merged = catalog.top_tenants(READ_MAX).await?;
+    let used = merged.into_iter().map(|load| {
+        let id = load.tenant.display(key).to_string();
+        let seconds = |us: u64| us as f64 / 1e6;
+        let used = Used {
+            tenant: id.clone(),
+            slug: load.slug,
+            transactions: load.total.transactions as f64,
+            statements: load.total.statements as f64,
+            errors: load.total.errors as f64,
+            rows: load.total.rows as f64,
+            busy_seconds: seconds(load.total.busy_us),
+            wait_seconds: seconds(load.total.wait_us),
+            received_bytes: load.total.received as f64,
+            sent_bytes: load.total.sent as f64,
+            hot_since: load.hot_since,
+        };
+        (id, used)
+    });
+    Ok(used.collect())
 }
 
 async fn read_all(routers: &[String]) -> Result<Counts, Failure> {
@@ -149,6 +205,7 @@ fn read(text: &str, all: &mut Counts) {
             "transactions" => used.transactions += value,
             "statements" => used.statements += value,
             "errors" => used.errors += value,
+            "rows" => used.rows += value,
             "server_held_seconds" => used.busy_seconds += value,
             "waited_seconds" => used.wait_seconds += value,
             "received_bytes" => used.received_bytes += value,
@@ -171,6 +228,7 @@ fn since(now: &Counts, before: &Counts) -> Counts {
             (&mut used.transactions, before.transactions),
             (&mut used.statements, before.statements),
             (&mut used.errors, before.errors),
+            (&mut used.rows, before.rows),
             (&mut used.busy_seconds, before.busy_seconds),
             (&mut used.wait_seconds, before.wait_seconds),
             (&mut used.received_bytes, before.received_bytes),
