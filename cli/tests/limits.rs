@@ -4,6 +4,9 @@
 mod support;
 
 use serde_json::{Value, json};
+use tenantry_schema::catalog::{
+    HeatChange, LoadAsked, LoadTotals, NewRouter, RouterLoad, Tenant, TenantLoad,
+};
 use tenantry_testkit::Fleet;
 
 use support::{Ended, tenantry};
@@ -145,4 +148,75 @@ async fn the_kill_switch_is_thrown_with_care_and_released_when_cool() {
             "kill_switch.release fleet".to_owned(),
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_busiest_and_the_hot_are_shown_from_the_catalog() {
+    let fleet = Fleet::builder().shards(1).tenants(2).start().await.unwrap();
+    let (tenant, other) = (&fleet.tenants()[0], &fleet.tenants()[1]);
+    let catalog = fleet.catalog();
+    let shard = fleet.shard_of(tenant).await.unwrap().id();
+    for (name, busy) in [("a", 2.0), ("b", 1.0)] {
+        let router = NewRouter {
+            name,
+            ..NewRouter::default()
+        };
+        let router = catalog.register_router(router).await.unwrap();
+        let load = |tenant: &Tenant, busy: f32| TenantLoad {
+            tenant: tenant.id,
+            shard: Some(shard),
+            total: LoadTotals {
+                transactions: 7,
+                busy_us: 2_500_000,
+                rows: 9,
+                ..LoadTotals::default()
+            },
+            busy,
+            transactions: 1.0,
+            asked: LoadAsked::default(),
+        };
+        let told = RouterLoad {
+            tenants: vec![load(tenant, busy), load(other, 0.1)],
+            ..RouterLoad::default()
+        };
+        catalog.publish_load(router, &told, &[]).await.unwrap();
+    }
+    let hot = HeatChange {
+        tenant: tenant.id,
+        shard,
+        is_hot: true,
+        evidence: json!({"why": "growth", "share": 0.61239, "busy": 3.0, "baseline": 0.02}),
+    };
+    catalog.record_heat(&[hot]).await.unwrap();
+
+    let top = run(&fleet, "tenant top --limit 1").json();
+    let top = &top.as_array().unwrap()[0];
+    assert_eq!(
+        (
+            &top["slug"],
+            &top["transactions"],
+            &top["rows"],
+            &top["busy_seconds"]
+        ),
+        (&json!(tenant.slug), &json!(14.0), &json!(18.0), &json!(5.0))
+    );
+    assert!(top["hot_since"].is_string());
+    for command in ["tenant hot", "tenant hot --events"] {
+        let shown = run(&fleet, command).json();
+        let shown = &shown.as_array().unwrap()[0];
+        assert_eq!(
+            (
+                &shown["slug"],
+                &shown["state"],
+                &shown["why"],
+                &shown["share"]
+            ),
+            (
+                &json!(tenant.slug),
+                &json!("hot"),
+                &json!("growth"),
+                &json!(0.612)
+            )
+        );
+    }
 }

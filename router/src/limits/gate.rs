@@ -142,6 +142,14 @@ impl Gate {
         Ok(killed)
     }
 
+    /// Whether a kill switch lets the tenant only read, or refuses it.
+    pub(crate) fn killed(&self, fleet: &Fleet) -> Result<Option<Box<Killed>>, Refusal> {
+        match &self.found {
+            Some(found) => found.killed(fleet, self.tenant),
+            None => Ok(None),
+        }
+    }
+
     /// So many statements were run so far. Whether the tenant may run another at once.
     pub(crate) fn ran(&mut self, statements: u64) -> bool {
         let Some(found) = &mut self.found else {

@@ -6,6 +6,7 @@ use crate::common::probe::{get, until};
 use crate::common::{Setup, setup_with};
 use crate::fleet;
 use tenantry_testkit::Fleet;
+use tokio_postgres::SimpleQueryMessage;
 
 #[tokio::test]
 async fn what_tenants_did_is_told_and_shown() {
@@ -75,6 +76,16 @@ async fn a_tenant_that_takes_a_shard_over_is_hot_and_cold_again() {
     assert_eq!(evidence["why"], "share");
     assert!(evidence["share"].as_f64().unwrap() >= 0.3, "{evidence}");
     assert!(evidence["busy"].as_f64().unwrap() > 1.0, "{evidence}");
+
+    let console = setup.connect("ops", "tenantry").await.unwrap();
+    until("the console shows it", async || {
+        let rows = console.simple_query("SHOW HOT_TENANTS").await.unwrap();
+        rows.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => (row.get("tenant") == Some(&setup.id(0))).then_some(()),
+            _ => None,
+        })
+    })
+    .await;
 
     for task in tasks {
         task.abort();

@@ -6,6 +6,7 @@ use tenantry_schema::catalog::Plan;
 use tenantry_testkit::{RawClient, error_of, rows_of, status_of};
 use tenantry_wire::backend::TxStatus;
 use tenantry_wire::frontend::{self, Format};
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::common::probe::{assert_fields, assert_refused, refused_login, until};
 use crate::{becomes, fleet, followed, limit, limits, refusal, retry_ms};
@@ -104,6 +105,19 @@ async fn transactions_at_once_are_bounded() {
     let mut last = setup.raw_for(0).await;
     becomes(&mut last, "BEGIN; SELECT 1; COMMIT", None).await;
     setup.nothing_leaked(2).await;
+
+    // What the console says of it.
+    let console = setup.connect("ops", "tenantry").await.unwrap();
+    let rows = console.simple_query("SHOW LIMITS").await.unwrap();
+    let shown = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(
+            ["tenant", "limit", "value", "share", "used"]
+                .map(|name| row.get(name).unwrap().to_owned()),
+        ),
+        _ => None,
+    });
+    let expected = [setup.id(0).as_str(), "transactions", "2", "2", "0"].map(str::to_owned);
+    assert_eq!(shown, Some(expected));
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ impl Connection {
     fn heed_limited(&mut self, version: u64) {
         if !self.gate.is_current(version, self.session.tenant()) {
             self.look(version, self.session.tenant());
-            if let Ok(killed) = self.gate.go_on(&self.router.fleet.current()) {
+            if let Ok(killed) = self.gate.killed(&self.router.fleet.current()) {
                 self.session.set_read_only(killed);
             }
         }
