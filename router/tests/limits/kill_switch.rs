@@ -148,6 +148,25 @@ async fn nothing_is_written_while_a_tenant_only_reads() {
         client.query("DISCARD ALL").await.unwrap();
         assert_eq!(count(&setup, 0).await, "1", "{attempt}");
     }
+    // A procedure of the schema's owner may commit, and so begin a transaction that is not read-only.
+    let admin = setup.fleet.shard(0).admin().await.unwrap();
+    let procedure = format!(
+        "CREATE PROCEDURE public.sneak() LANGUAGE plpgsql AS $$BEGIN COMMIT; {}; END$$",
+        insert(8)
+    );
+    admin.batch_execute(&procedure).await.unwrap();
+    for call in [
+        "CALL public.sneak()",
+        "SELECT 1; /* x */ call public.sneak()",
+    ] {
+        let messages = client.query(call).await.unwrap();
+        let error = assert_refused(&messages, "25006", "TENANT_READ_ONLY");
+        assert_eq!(
+            error.message,
+            "cannot execute CALL in a read-only transaction"
+        );
+        assert_eq!(count(&setup, 0).await, "1", "{call}");
+    }
     let copied = client
         .query("COPY events (id, kind, subject) FROM STDIN")
         .await
@@ -160,6 +179,8 @@ async fn nothing_is_written_while_a_tenant_only_reads() {
     assert_eq!(refusal(&mut other, &insert(1)).await, None);
     throw(&setup, Some(0), KillMode::Off, None).await;
     becomes(&mut client, &insert(4), None).await;
+    assert_eq!(refusal(&mut client, "CALL public.sneak()").await, None);
+    assert_eq!(count(&setup, 0).await, "3");
 }
 
 #[tokio::test]
