@@ -85,6 +85,8 @@ impl Session {
         let (next, consumed) = self.conclude(handled, server);
         if consumed {
             input.advance(head.total);
+            // What was found out about this message is nobody else's.
+            self.looked_at = None;
         }
         next
     }
@@ -116,13 +118,13 @@ impl Session {
 
     /// The server connection that was asked for cannot be had: the statement that needed it fails.
     pub(crate) fn acquire_failed(&mut self, refusal: &Refusal, input: &mut BytesMut) {
-        self.looked_at = None;
         if self.script.is_none()
             && let Ok(Some(head)) = frame::peek(input, self.shared.message_bytes_max)
             && input.len() >= head.total
         {
             let simple = matches!(head.tag, tag::QUERY | tag::FUNCTION_CALL);
             input.advance(head.total);
+            self.looked_at = None;
             self.refuse(refusal);
             if simple {
                 self.ready();
