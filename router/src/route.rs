@@ -3,7 +3,7 @@
 //! Looking a tenant up, checking that it may be served and finding its pool is the same work for every statement until
 //! the fleet changes. Good only as long as nothing it was made of has changed; nothing is decided here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tenantry_schema::tenant::TenantId;
 
@@ -22,7 +22,8 @@ pub(crate) struct Versions {
 pub(crate) struct Route {
     tenant: Option<TenantId>,
     made_of: Versions,
-    pool: Option<Arc<Pool>>,
+    /// A pool that is replaced ends with its last connection in use, whoever remembers it.
+    pool: Weak<Pool>,
     weight: Weight,
 }
 
@@ -33,13 +34,15 @@ impl Route {
     }
 
     /// The tenant's pool, if it is known and still the one, and as whom the session asks there.
-    pub(crate) fn pool(&self, tenant: TenantId, now: Versions) -> Option<(&Arc<Pool>, Applicant)> {
-        let pool = self.pool.as_ref().filter(|_| self.admits(tenant, now))?;
+    pub(crate) fn pool(&self, tenant: TenantId, now: Versions) -> Option<(Arc<Pool>, Applicant)> {
+        if !self.admits(tenant, now) {
+            return None;
+        }
         let applicant = Applicant {
             tenant: Some(tenant),
             weight: self.weight,
         };
-        Some((pool, applicant))
+        Some((self.pool.upgrade()?, applicant))
     }
 
     /// Keeps what was found out about a tenant that may be served; `made_of` was read before.
@@ -47,9 +50,10 @@ impl Route {
         &mut self,
         tenant: TenantId,
         made_of: Versions,
-        pool: Option<(Arc<Pool>, Weight)>,
+        pool: Option<(&Arc<Pool>, Weight)>,
     ) {
         let (pool, weight) = pool.unzip();
+        let pool = pool.map(Arc::downgrade).unwrap_or_default();
         *self = Self {
             tenant: Some(tenant),
             made_of,

@@ -376,17 +376,16 @@ impl Router {
             return Ok(None);
         };
         let now = self.versions();
-        if known.pool(tenant, now).is_none() {
-            match self.home_of(&self.fleet.current(), session, tenant)? {
-                Some(home) => {
-                    let pool = self.pools.pool(&home.shard)?;
-                    known.learn(tenant, now, Some((pool, home.weight)));
-                }
-                None => return Ok(None),
-            }
+        if let Some((pool, applicant)) = known.pool(tenant, now) {
+            return Ok(pool.take_idle(applicant));
         }
-        let pool = known.pool(tenant, now);
-        Ok(pool.and_then(|(pool, applicant)| pool.take_idle(applicant)))
+        let Some(home) = self.home_of(&self.fleet.current(), session, tenant)? else {
+            return Ok(None);
+        };
+        let pool = self.pools.pool(&home.shard)?;
+        known.learn(tenant, now, Some((&pool, home.weight)));
+        let known = known.pool(tenant, now);
+        Ok(known.and_then(|(pool, applicant)| pool.take_idle(applicant)))
     }
 
     fn versions(&self) -> Versions {

@@ -116,7 +116,7 @@ impl Bed {
         Address {
             port: self.pgbouncer.port,
             user: pgbouncer::USER.to_owned(),
-            password: pgbouncer::PASSWORD.to_owned(),
+            password: String::new(),
             database: if by_session {
                 pgbouncer::SESSION
             } else {

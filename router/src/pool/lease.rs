@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Pool;
 use crate::admission::Ticket;
+use crate::buffers;
 use crate::server::Server;
 
 /// What a waiter gets.
@@ -103,9 +104,11 @@ impl Lease {
     }
 
     fn give_back_at(mut self, now_us: u64) {
-        if let (Some(server), Some(slot)) = (self.server.take(), self.slot.take())
+        if let (Some(mut server), Some(slot)) = (self.server.take(), self.slot.take())
             && let Some((pool, ticket)) = slot.keep()
         {
+            buffers::take_back(&mut server.link.input);
+            buffers::take_back(&mut server.link.output);
             let worked = server.listed.record().worked_us();
             let worked = worked.saturating_sub(self.worked_us);
             pool.put_back(server, ticket, (worked > 0).then_some(worked), now_us);

@@ -76,7 +76,10 @@ impl Pools {
             Arc::clone(&self.limits),
             self.gate(shard.id),
         ));
-        pools.insert(shard.id, (shard.address.clone(), Arc::clone(&pool)));
+        let replaced = pools.insert(shard.id, (shard.address.clone(), Arc::clone(&pool)));
+        if replaced.is_some() {
+            self.version.fetch_add(1, Ordering::Release);
+        }
         Ok(pool)
     }
 

@@ -211,6 +211,7 @@ impl Connection {
             buffers::take_back(&mut self.session.output);
             if let Some(server) = lease.as_mut().and_then(Lease::server) {
                 buffers::take_back(&mut server.link.input);
+                buffers::take_back(&mut server.link.output);
             }
         }
     }
@@ -271,9 +272,6 @@ impl Connection {
             return None;
         }
         let mut lease = lease.take()?;
-        if let Some(server) = lease.server() {
-            buffers::take_back(&mut server.link.input);
-        }
         self.note_release(&mut lease);
         if self.slot.let_go() {
             give_back_if_clean(lease)

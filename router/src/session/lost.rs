@@ -52,6 +52,9 @@ impl Session {
             || self.script.is_some() && in_transaction;
         let (owed, open) = self.expects.abandon();
         let simple = asked && self.script.take().is_some() || self.sync_owed;
+        // Answered as far as it went, a batch still waits for its Sync.
+        let open = (open || self.batch.forwarded) && !simple;
+        let refused = self.batch.skip && !simple;
         self.forget_server();
         if !asked {
             if in_transaction {
@@ -63,14 +66,18 @@ impl Session {
             }
             return true;
         }
-        self.answer_lost(&refusal, in_transaction, owed.max(usize::from(simple)));
+        let owed = owed.max(usize::from(simple));
+        self.answer_lost(&refusal, in_transaction, owed);
         self.batch = Batch {
-            skip: open && !simple,
-            failed: open && !simple,
+            skip: open || refused,
+            failed: open || refused,
             ..Batch::default()
         };
-        if self.batch.skip && owed == 0 {
+        if open && !refused {
             backend::put_error(&mut self.output, &refusal.fields(Severity::Error));
+        } else if owed == 0 && !refused && matches!(self.tx, Tx::FailedHere { .. }) {
+            // Only the router's own was outstanding: nobody has been told yet.
+            self.lost = Some(refusal);
         }
         true
     }

@@ -335,6 +335,56 @@ fn a_server_lost_inside_a_small_row_is_told() {
     assert_eq!(session.output.first(), Some(&b'E'));
 }
 
+/// The answer to the router's own Sync is all that is missing: nobody waits for anything, and yet the transaction is
+/// lost.
+#[test]
+fn a_transaction_lost_before_the_routers_own_sync_is_told_by_the_next_statement() {
+    let (mut session, mut link) = (session(Some(tenant(7))), link());
+    feed(&mut session, &mut link, &query("BEGIN; SELECT 1"));
+    link.output.clear();
+    reply(&mut session, &mut link, |out| {
+        put_bound(out);
+        backend::put_command_complete(out, "BEGIN");
+        put_done(out, TxStatus::InTransaction);
+    });
+    session.output.clear();
+    assert!(session.server_lost("s1"));
+    assert!(session.output.is_empty(), "nobody has asked");
+    let told = answer(&mut session, "COMMIT");
+    assert_eq!(told.code, "40001", "{told:?}");
+}
+
+/// PostgreSQL commits a batch at its Sync: what was answered before is lost with the server.
+#[test]
+fn a_batch_lost_between_its_answers_and_its_sync_is_told() {
+    let (mut session, mut link) = (session(None), link());
+    let batch = frames(|out| {
+        frontend::put_parse(out, "", "INSERT INTO t VALUES (1)", &[]);
+        frontend::put_bind(out, "", "", &[], Format::Text);
+        frontend::put_execute(out, "", 0);
+        frontend::put_flush(out);
+    });
+    feed(&mut session, &mut link, &batch);
+    reply(&mut session, &mut link, |out| {
+        backend::put_parse_complete(out);
+        backend::put_bind_complete(out);
+        backend::put_command_complete(out, "INSERT 0 1");
+    });
+    assert_eq!(tags(&mut session.output), "12C");
+    assert!(session.server_lost("s1"));
+    let sync = frames(frontend::put_sync);
+    assert_eq!(session.next(&mut sync.clone(), None), Next::More);
+    assert_eq!(tags(&mut session.output), "EZ");
+}
+
+/// What a session without a server connection answers to a Query.
+fn answer(session: &mut Session, text: &str) -> ErrorFields {
+    let mut input = query(text);
+    while session.next(&mut input, None) == Next::More {}
+    let message = Message::take(&mut session.output, usize::MAX >> 1).unwrap();
+    ErrorFields::decode(message.unwrap().body()).unwrap()
+}
+
 /// A piece of what a client may send, valid or not.
 fn client_piece() -> impl Strategy<Value = BytesMut> {
     let text = prop_oneof![

@@ -7,6 +7,7 @@ use tenantry_schema::tenant::TenantId;
 
 use super::Connection;
 use super::sockets::client_gone;
+use crate::buffers;
 use crate::error::Refusal;
 use crate::pool::Lease;
 
@@ -78,6 +79,7 @@ impl Connection {
         if let Some(server) = lease.server() {
             // What a session leaves behind that has a connection to itself is not followed.
             server.link.state.dirty |= session_pooled;
+            buffers::lend(&mut server.link.output);
             self.slot.attach(&server.link.state.key);
             self.meter.leased(server.listed.record(), tenant);
             let limit = self.router.config().log_min_duration_statement;
