@@ -236,3 +236,19 @@ async fn errors_have_their_place_in_the_query() {
         assert!(positions[0].1.is_some(), "{text}");
     }
 }
+
+/// A setting that a Query commits in its middle is reported, although its end is rolled back.
+#[tokio::test]
+async fn what_a_query_commits_in_its_middle_is_reported() {
+    let setup = setup().await;
+    let (mut at_shard, mut through) = (direct(&setup, 0).await, setup.raw_for(0).await);
+    let text = "SET IntervalStyle TO 'iso_8601'; END; RESET ALL; ROLLBACK TO b";
+    let mut told = Vec::new();
+    for client in [&mut at_shard, &mut through] {
+        let mut lines = show(&client.query(text).await.unwrap());
+        lines.retain(|line| line.starts_with("S IntervalStyle"));
+        told.push(lines);
+    }
+    assert_eq!(told[0], ["S IntervalStyle\\0iso_8601\\0"]);
+    assert_eq!(told[1], told[0]);
+}

@@ -579,7 +579,18 @@ impl Session {
     /// What a rollback restores.
     fn begin_state(&mut self) {
         self.state.begin();
-        self.state.note_view(&self.reported);
+        self.note_view();
+    }
+
+    /// What the client knows now, or will at the end of its Query.
+    fn note_view(&mut self) {
+        if self.late_reports.is_empty() {
+            self.state.note_view(&self.reported);
+        } else {
+            let mut view = View::clone(&self.reported);
+            Arc::make_mut(&mut view).extend(self.late_reports.clone());
+            self.state.note_view(&view);
+        }
     }
 
     /// The error of a refused statement, and its effect on the transaction. Only valid when settled.

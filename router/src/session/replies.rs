@@ -315,7 +315,7 @@ impl Session {
                 }
                 Effect::Savepoint(name) => {
                     self.state.savepoint(&name);
-                    self.state.note_view(&self.reported);
+                    self.note_view();
                     server.savepoint(&name);
                 }
                 Effect::RollbackTo(name) => {

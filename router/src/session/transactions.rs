@@ -57,7 +57,7 @@ impl Session {
             (Kind::Savepoint(name), Tx::Deferred { prologue }) => {
                 prologue.push(owned());
                 self.state.savepoint(name);
-                self.state.note_view(&self.reported);
+                self.note_view();
                 self.command_complete("SAVEPOINT")
             }
             (Kind::SetTransaction(_), Tx::Deferred { prologue }) => {
@@ -100,7 +100,7 @@ impl Session {
                 if *chain {
                     prologue.truncate(1);
                     self.state.begin();
-                    self.state.note_view(&self.reported);
+                    self.note_view();
                 } else {
                     self.tx = Tx::Idle;
                 }
