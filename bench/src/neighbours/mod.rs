@@ -178,7 +178,7 @@ fn through_router(fleet: &Fleet, port: u16) -> Door {
 }
 
 fn through_pgbouncer(port: u16) -> Door {
-    let login = Login::new(pgbouncer::USER, pgbouncer::PASSWORD, pgbouncer::TRANSACTION);
+    let login = Login::new(pgbouncer::USER, "", pgbouncer::TRANSACTION);
     Door {
         address: SocketAddr::from(([127, 0, 0, 1], port)),
         logins: vec![login; TENANTS],
