@@ -405,15 +405,21 @@ impl Router {
             // Rare, and large: it would make every session's state larger.
             return Box::pin(self.any_connection(session.home())).await;
         };
-        let home = self.await_home(session, tenant).await?;
-        let applicant = Applicant {
-            tenant: Some(tenant),
-            weight: home.weight,
-        };
-        let started = Instant::now();
-        let lease = self.pools.pool(&home.shard)?.acquire(applicant).await;
-        self.metrics.waited(started.elapsed());
-        lease
+        loop {
+            let home = self.await_home(session, tenant).await?;
+            let applicant = Applicant {
+                tenant: Some(tenant),
+                weight: home.weight,
+            };
+            let pool = self.pools.pool(&home.shard)?;
+            let started = Instant::now();
+            let lease = pool.acquire(applicant).await;
+            self.metrics.waited(started.elapsed());
+            // A pool that was replaced meanwhile refuses for that alone.
+            if lease.is_ok() || !pool.is_retired() {
+                return lease;
+            }
+        }
     }
 
     /// Whether a session that has kept its connection may use it for another transaction: as if it asked for one.

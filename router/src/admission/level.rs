@@ -131,7 +131,7 @@ impl Level {
             return;
         }
         if now.saturating_sub(self.began_us) > PERIOD_US_MAX {
-            self.begin(now);
+            self.decide_slowly(now);
         }
         self.samples += 1;
         // One that waited for something else than the processor weighs no more than four times the usual.
@@ -154,6 +154,16 @@ impl Level {
             self.changed_us = now;
         }
         self.level = level;
+        self.begin(now);
+    }
+
+    /// A period has ended with little work done. That is too little to be slow by, but whoever waits for the level must
+    /// not wait for work that the level keeps back.
+    fn decide_slowly(&mut self, now: u64) {
+        let mean = self.excess / i64::from(self.samples.max(1));
+        if self.limits && mean <= i64::from(SATURATED) {
+            self.level = (self.level + 1).min(self.most);
+        }
         self.begin(now);
     }
 
@@ -191,6 +201,22 @@ mod tests {
             let exact = (us as f64).log2();
             assert!((near - exact).abs() < 0.1, "{us}: {near} {exact}");
         }
+    }
+
+    #[test]
+    fn little_work_raises_a_level_that_holds_others_back() {
+        let (mut level, mut usual, mut clock) = (Level::new(8), Usual::default(), 0);
+        work(&mut level, &mut usual, &mut clock, 1000, 5000);
+        work(&mut level, &mut usual, &mut clock, 1000, 50_000);
+        assert!(level.level() < 8);
+        // One report each second and a half.
+        let mut reports = Usual::default();
+        for _ in 0..20 {
+            clock += 1_500_000;
+            level.is_reached(level.level);
+            level.worked(&mut reports, clock, 300_000, clock);
+        }
+        assert_eq!(level.level(), 8);
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //!
 //! **Who is next**: the tenant whose next request would be done first, in virtual time. A tenant that comes back
 //! after doing nothing starts where the pool's own virtual time is, neither owed the past nor behind it.
-//! The pool's virtual time is that of the request granted last; it also creeps by a quarter of what an even split
-//! would give each, so that an endless stream of newcomers cannot hold it, and with it everyone else, back.
+//! The pool's virtual time is that of the request granted last; it also creeps by a quarter of what newcomers give back,
+//! split evenly, so that an endless stream of them cannot hold it, and with it everyone else, back.
 //!
 //! **Newcomers** are those whose next request is done before the pool's virtual time: they have had less than
 //! those that are served. They may take any free connection. All others leave the last few, the reserve, and

@@ -12,6 +12,8 @@ use super::{Bounds, Grant, Load, Near, QueueFull, TenantLoad, Ticket};
 pub(super) const DEBT_US_MAX: u64 = 1_000_000;
 /// The part of an even split by which virtual time goes on whoever is served.
 const CREEP: u64 = 4;
+/// The most of one request that counts for that, microseconds.
+const CREEP_US_MAX: u64 = 1_000_000;
 /// What a request is expected to take while nothing is known, microseconds.
 const ESTIMATE_US: u32 = 1000;
 /// Longest estimate, microseconds.
@@ -258,16 +260,9 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         }
     }
 
-    /// Time goes on, and virtual time creeps with what is held.
+    /// Time goes on.
     fn advance(&mut self, now_us: u64) {
-        let elapsed = now_us.saturating_sub(self.now_us);
-        if elapsed == 0 {
-            return;
-        }
-        self.now_us = now_us;
-        let held = u64::try_from(self.held).unwrap_or(u64::MAX);
-        self.virtual_now +=
-            Virtual::shared(held.saturating_mul(elapsed) / CREEP, self.active_percent);
+        self.now_us = self.now_us.max(now_us);
     }
 
     /// The place of one that asks. Unless it waits already it starts from now: its next request would be done
@@ -332,6 +327,11 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     fn put_back(&mut self, ticket: &Ticket, us: u64) {
         self.held = self.held.saturating_sub(1);
         self.beyond = self.beyond.saturating_sub(usize::from(ticket.beyond));
+        if !ticket.beyond {
+            // Virtual time creeps with what newcomers have had, as it is given back: nobody makes it theirs by holding on.
+            let held = us.min(CREEP_US_MAX) / CREEP;
+            self.virtual_now += Virtual::shared(held, self.active_percent);
+        }
         let Some(tenant) = self.tenants.at_mut(ticket.tenant) else {
             return;
         };

@@ -21,6 +21,8 @@ pub(super) struct Inner {
     pub(super) open: usize,
     pub(super) scheduler: Scheduler<oneshot::Sender<Grant>, ThreadId>,
     pub(super) gate: Gate,
+    /// Another pool has taken its place.
+    pub(super) retired: bool,
     /// Those of all pools, as of the last resize.
     pub(super) limits: PoolLimits,
     /// Until when the shard is left alone, and why.
@@ -44,7 +46,8 @@ impl Inner {
     /// Among the idle ones, unless it is one too many or the last of its kind: that is returned.
     pub(super) fn keep(&mut self, server: Box<Server>) -> Option<Box<Server>> {
         let outdated = server.listed.record().is_close_needed();
-        if self.open > self.limits.size || self.gate != Gate::Open || outdated {
+        let wanted = self.gate == Gate::Open && !self.retired;
+        if self.open > self.limits.size || !wanted || outdated {
             self.open -= 1;
             return Some(server);
         }

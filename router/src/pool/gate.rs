@@ -119,10 +119,21 @@ impl Pool {
         }
         if gate == Gate::Disabled {
             // Who waits learns that its shard is gone.
-            let now = self.now_us();
-            let waiters = self.inner.lock().scheduler.withdraw_all(now);
-            drop(waiters);
+            self.send_away();
         }
+    }
+
+    /// Another pool takes its place. Who waits asks there.
+    pub(super) fn retire(&self) {
+        self.inner.lock().retired = true;
+        self.close_idle();
+        self.send_away();
+    }
+
+    fn send_away(&self) {
+        let now = self.now_us();
+        let waiters = self.inner.lock().scheduler.withdraw_all(now);
+        drop(waiters);
     }
 
     fn close_idle(&self) {

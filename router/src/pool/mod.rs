@@ -59,6 +59,9 @@ pub(crate) struct PoolStats {
     pub(crate) gate: Gate,
 }
 
+/// Why a pool that was replaced gives no connection; whoever asks finds the new one.
+const RETIRED: &str = "its address or password has changed";
+
 /// The connections to one shard.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -78,10 +81,16 @@ impl Pool {
                 open: 0,
                 scheduler: Scheduler::new(now.bounds(gate)),
                 gate,
+                retired: false,
                 limits: now,
                 down: None,
             }),
         }
+    }
+
+    /// Another pool has taken its place: it gives out no connection, and those in use are closed as they come back.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.inner.lock().retired
     }
 
     pub(crate) fn shard_id(&self) -> ShardId {
@@ -153,7 +162,7 @@ impl Pool {
     pub(crate) fn take_idle(self: &Arc<Self>, applicant: Applicant) -> Option<Lease> {
         let lease = {
             let mut inner = self.inner.lock();
-            if inner.idle.is_empty() {
+            if inner.idle.is_empty() || inner.retired {
                 return None;
             }
             let now = self.now_us();
@@ -173,6 +182,9 @@ impl Pool {
         let (now, here) = (self.now_us(), thread::current().id());
         // One lock for looking and queueing: nobody may be given back a connection in between.
         let mut inner = self.inner.lock();
+        if inner.retired {
+            return Err(self.down(RETIRED.to_owned()));
+        }
         let ticket = inner.request(applicant, now);
         let down = inner.down();
         if let Some(ticket) = ticket {
@@ -201,6 +213,10 @@ impl Pool {
         let asker = inner.asker(applicant);
         let waits = (inner.scheduler).wait(asker, applicant.weight, here, sender, now);
         let id = waits.map_err(|full| self.queue_full(full))?;
+        // Time has gone on since anyone asked: it may be somebody's turn, and perhaps this one's.
+        let next = inner.next(self, None, now);
+        drop(inner);
+        self.wake(next, None);
         Ok(Attempt::Wait(Waiting::new(self, id, receiver)))
     }
 

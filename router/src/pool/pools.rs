@@ -77,8 +77,10 @@ impl Pools {
             self.gate(shard.id),
         ));
         let replaced = pools.insert(shard.id, (shard.address.clone(), Arc::clone(&pool)));
-        if replaced.is_some() {
+        drop(pools);
+        if let Some((_, replaced)) = replaced {
             self.version.fetch_add(1, Ordering::Release);
+            replaced.retire();
         }
         Ok(pool)
     }
@@ -100,6 +102,7 @@ impl Pools {
             }
         };
         *known = now;
+        let mut retired = Vec::new();
         self.pools.lock().retain(|_, (_, pool)| {
             let login = pool.login();
             let same = secrets.shard(login.shard.name.as_str()).is_some_and(|now| {
@@ -107,10 +110,14 @@ impl Pools {
             });
             if !same {
                 tracing::info!(shard = %login.shard.name, "secrets have changed: opening new server connections");
+                retired.push(Arc::clone(pool));
             }
             same
         });
         self.version.fetch_add(1, Ordering::Release);
+        for pool in retired {
+            pool.retire();
+        }
         Some(secrets)
     }
 

@@ -407,6 +407,25 @@ fn one_that_is_alone_gets_all_but_the_reserve_and_a_newcomer_that() {
 }
 
 #[test]
+fn one_that_holds_on_does_not_come_into_the_reserve() {
+    let mut scheduler: Scheduler<(), u8> = Scheduler::new(bounds(8, 1));
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.extend(scheduler.request(asker(0), Weight::USUAL, 0));
+    }
+    assert_eq!(held.len(), 7);
+    scheduler.wait(asker(0), Weight::USUAL, 0, (), 0).unwrap();
+    for second in 1..3600 {
+        assert!(
+            scheduler.next(None, second * SECOND).is_none(),
+            "{second} s"
+        );
+    }
+    let newcomer = scheduler.request(asker(1), Weight::USUAL, 3600 * SECOND);
+    assert!(newcomer.is_some(), "the reserve is there");
+}
+
+#[test]
 fn a_tenant_fills_half_of_a_queue() {
     let mut scheduler: Scheduler<(), u8> = Scheduler::new(Bounds {
         queue_max: 10,
