@@ -111,6 +111,30 @@ async fn a_statement_prepared_after_the_change_works() {
     }
 }
 
+/// What runs again is the request that failed, never an EXECUTE from before with other arguments.
+#[tokio::test]
+async fn an_execute_that_was_answered_never_runs_again() {
+    let setup = one_connection().await;
+    let mut client = setup.raw_for(0).await;
+    let prepare = "PREPARE p(text) AS SELECT *, $1 AS given FROM events LIMIT 1";
+    play(&mut client, 1, |out| frontend::put_query(out, prepare)).await;
+    let first = play(&mut client, 1, |out| {
+        frontend::put_query(out, "EXECUTE p('one')")
+    })
+    .await;
+    assert!(first.iter().any(|line| line.contains("one")), "{first:?}");
+    change(&setup, 100).await;
+    let second = play(&mut client, 1, |out| {
+        frontend::put_parse(out, "", "EXECUTE p('two')", &[]);
+        execute_described(out, "");
+    })
+    .await;
+    assert!(
+        !second.iter().any(|line| line.contains("one")),
+        "{second:?}"
+    );
+}
+
 /// Whoever asks for the description of what comes is told the new one, and nobody else is sent it.
 #[tokio::test]
 async fn a_client_that_was_told_a_result_gets_that_or_the_error() {

@@ -253,6 +253,13 @@ async fn comments_lead_nowhere_else() {
         assert_eq!(found.await, "42501 TENANT_NOT_ALLOWED");
         assert_eq!(ask(&mut tenant, KIND).await, of(&a));
     }
+    // The comment would end before the last statement begins.
+    let mut client = setup.raw().await;
+    for text in ["COMMIT", "BEGIN; SELECT 1; COMMIT"] {
+        let found = ask(&mut client, &named(&format!("{text}; {KIND}"), &a)).await;
+        assert!(found.starts_with("0A000 "), "{found}");
+    }
+    drop(client);
     // Not a tenant at all.
     let mut client = setup.raw().await;
     assert_eq!(

@@ -144,6 +144,8 @@ impl ServerState {
 
     /// A savepoint and those after it are gone, what they cover stays.
     pub(crate) fn released(&mut self, name: &str) {
+        // PostgreSQL gives the transaction around it back what it was when the savepoint was made.
+        self.read_only = false;
         if let Some(at) = self.savepoints.iter().rposition(|at| at.name == name) {
             self.savepoints.truncate(at);
         }

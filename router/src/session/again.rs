@@ -43,8 +43,14 @@ impl Kept {
     /// A batch begins.
     pub(super) fn begin(&mut self) {
         self.bytes.clear();
+        self.execute = None;
         self.messages = Some(0);
         self.describes_portal = false;
+    }
+
+    /// A Query has been answered: its EXECUTE is nobody's any longer.
+    pub(super) fn answered(&mut self) {
+        self.execute = None;
     }
 
     /// The batch holds something that cannot run again.

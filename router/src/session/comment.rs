@@ -10,6 +10,7 @@ use tenantry_wire::sql;
 use tenantry_wire::tag::frontend as tag;
 
 use super::client::{ClientMessage, Handled, runs_something};
+use super::extended::ends_transaction;
 use super::statements::ClientStatement;
 use super::{Session, Tx};
 use crate::error::Refusal;
@@ -42,6 +43,12 @@ impl Session {
             return Ok(None);
         }
         let tenant = match named {
+            Named::Text(_) if message.tag == tag::QUERY && self.ends_within(message) => {
+                Err(Refusal::Unsupported {
+                    what: "a tenant named by a comment behind the end of a transaction".to_owned(),
+                    hint: "send what follows COMMIT or ROLLBACK as a query of its own",
+                })
+            }
             Named::Text(name) => self.permitted(&name),
             Named::Id(tenant) => Ok(tenant),
         };
@@ -76,6 +83,22 @@ impl Session {
         self.state.note_comment(tenant);
         // The connection of the tenant before is given up first.
         Ok(Handled::Again)
+    }
+
+    /// Whether a transaction ends before the last statement of a Query: the comment would end with it.
+    fn ends_within(&self, message: &ClientMessage<'_>) -> bool {
+        let Ok(text) = query_text(message.body) else {
+            return false;
+        };
+        let scs = self.scs();
+        let mut ranges = sql::split(text, scs).peekable();
+        while let Some(range) = ranges.next() {
+            let statement = text.get(range).unwrap_or_default();
+            if ranges.peek().is_some() && ends_transaction(&sql::classify(statement, scs)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// What the statement of a message names.

@@ -52,6 +52,7 @@ impl Session {
         mut server: Option<&mut Link>,
     ) -> Result<Handled, Refusal> {
         let mut parse = Parse::decode(message.body).map_err(malformed)?;
+        let whole = parse.text;
         let commented = self.take_comment(&mut parse);
         let ordinary = self.is_ordinary(parse.text);
         let kind = if ordinary {
@@ -86,8 +87,9 @@ impl Session {
         }
         let name = Bytes::copy_from_slice(parse.name);
         if routers {
+            // With its comment, which is heeded again when it is bound.
             let statement = ClientStatement::Router {
-                text: Bytes::copy_from_slice(parse.text),
+                text: Bytes::copy_from_slice(whole),
                 types: Bytes::copy_from_slice(parse.param_types),
             };
             let undo = self.statements.change(name, Some(statement));

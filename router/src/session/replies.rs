@@ -486,6 +486,7 @@ impl Session {
         let applied = server.state.applied_by_router && !self.batch.failed;
         self.follow_status(status, shown, &mut server.state);
         if shown {
+            server.state.kept.answered();
             self.overdue = None;
             self.again = None;
             self.progress.0 = self.progress.0.wrapping_add(1);

@@ -105,7 +105,13 @@ impl Session {
         }
         // What follows the end of a transaction may be another tenant's.
         let ends_within = effects.iter().any(|(index, effect)| {
-            index + 1 < ranges.len() && matches!(effect, Effect::End | Effect::RollbackTo(_))
+            let returns = match effect {
+                Effect::End | Effect::RollbackTo(_) => true,
+                // What may only read is told so again behind it.
+                Effect::Release(_) => self.is_read_only(),
+                _ => false,
+            };
+            index + 1 < ranges.len() && returns
         });
         whole &= !ends_within;
         if whole && (ranges.len() > 1 || !self.single_is_local(&effects)) {

@@ -129,6 +129,7 @@ async fn nothing_is_written_while_a_tenant_only_reads() {
         format!(
             "BEGIN; SAVEPOINT a; SELECT 1; ROLLBACK TO a; SET TRANSACTION READ WRITE; {write}; COMMIT"
         ),
+        format!("BEGIN; SAVEPOINT a; SELECT 1; RELEASE a; {write}; COMMIT"),
         format!("SELECT 1; COMMIT; {write}"),
         format!("BEGIN; SELECT 1; COMMIT; SET TRANSACTION READ WRITE; {write}"),
         format!("DO $$BEGIN {write}; END$$"),
@@ -148,6 +149,17 @@ async fn nothing_is_written_while_a_tenant_only_reads() {
         client.query("DISCARD ALL").await.unwrap();
         assert_eq!(count(&setup, 0).await, "1", "{attempt}");
     }
+    for statement in [
+        "BEGIN",
+        "SAVEPOINT a",
+        "SELECT 1",
+        "RELEASE a",
+        &write,
+        "COMMIT",
+    ] {
+        client.query(statement).await.unwrap();
+    }
+    assert_eq!(count(&setup, 0).await, "1", "behind RELEASE");
     // A procedure of the schema's owner may commit, and so begin a transaction that is not read-only.
     let admin = setup.fleet.shard(0).admin().await.unwrap();
     let procedure = format!(

@@ -29,6 +29,17 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether a session that was let in may still go on after it has waited for its connection.
+    pub(super) fn admit_late(&mut self, tenant: Option<TenantId>) -> Result<(), Refusal> {
+        let version = self.router.fleet.limits_version();
+        if !self.gate.is_current(version, tenant) {
+            self.look(version, tenant);
+            let killed = self.gate.killed(&self.router.fleet.current())?;
+            self.session.set_read_only(killed);
+        }
+        Ok(())
+    }
+
     /// Lets a session that has kept its server connection, and has nothing open on it, begin another transaction.
     pub(super) fn admit_kept(&mut self) -> Result<(), Refusal> {
         let (version, tenant) = (self.router.fleet.limits_version(), self.session.tenant());

@@ -66,7 +66,13 @@ impl Connection {
         drop(queued);
         self.meter.sent(owed - output.len());
         self.session.output = output;
-        Ok(self.attach(lease?, tenant))
+        let lease = lease?;
+        // Limits and switches may have come while it waited.
+        if let Err(refusal) = self.admit_late(tenant) {
+            lease.give_back();
+            return Err(refusal.into());
+        }
+        Ok(self.attach(lease, tenant))
     }
 
     fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
