@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tenantry_router::Config;
 use tenantry_schema::fleet::RoleKind;
 use tenantry_testkit::{Fleet, Login, RawClient};
 use tokio::time::sleep;
@@ -69,7 +70,11 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
     fleet
         .add_role(ROLE, PASSWORD, RoleKind::Service, Vec::new())
         .await?;
-    let config = router_config(&fleet, SERVERS);
+    let config = Config {
+        // The only tenant takes all connections.
+        pool_reserve: 0,
+        ..router_config(&fleet, SERVERS)
+    };
     let router = RouterProcess::start(&config, args.without, folder.path())?;
     let address = SocketAddr::from(([127, 0, 0, 1], router.port));
     drop(connect(address, BEFORE).await?);

@@ -18,7 +18,7 @@
 //!
 //! **Newcomers** are those whose next request is done before the pool's virtual time: they have had less than
 //! those that are served. They may take any free connection. All others leave the last few, the reserve, and
-//! stop at a level that falls while the shard is slow ([`level`](self::level)). Nobody else waits beside a free
+//! stop at a level that falls while the shard is slow (`level`). Nobody else waits beside a free
 //! connection.
 //!
 //! **Bounds**: a tenant's lead over another that waits is bounded by what one can be granted at once; what a tenant
