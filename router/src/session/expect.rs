@@ -295,6 +295,17 @@ impl Expects {
         self.changes > 0
     }
 
+    /// Whether a COMMIT or ROLLBACK is outstanding.
+    pub(crate) fn ends_transaction(&self) -> bool {
+        self.queue.iter().any(|expect| match expect {
+            Expect::Query { effects, .. } => {
+                effects.iter().any(|(_, effect)| *effect == Effect::End)
+            }
+            Expect::Execute { effects, .. } => effects.contains(&Effect::End),
+            _ => false,
+        })
+    }
+
     fn push_front(&mut self, expect: Expect) {
         self.push(expect);
         self.queue.rotate_right(1);

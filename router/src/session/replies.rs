@@ -540,7 +540,8 @@ impl Session {
                         restartable: false,
                     };
                 }
-                self.outcome_open = false;
+                // A COMMIT may be on its way behind a Sync of the router's own.
+                self.outcome_open = self.expects.ends_transaction();
             }
             TxStatus::Failed => {
                 self.tx = Tx::Failed;

@@ -354,6 +354,27 @@ fn a_transaction_lost_before_the_routers_own_sync_is_told_by_the_next_statement(
     assert_eq!(told.code, "40001", "{told:?}");
 }
 
+/// The answer to the router's own Sync says nothing of the COMMIT behind it.
+#[test]
+fn a_commit_lost_behind_the_routers_own_sync_may_have_happened() {
+    let (mut session, mut link) = (session(Some(tenant(7))), link());
+    feed(&mut session, &mut link, &query("BEGIN; SELECT 1"));
+    reply(&mut session, &mut link, |out| {
+        put_bound(out);
+        backend::put_command_complete(out, "BEGIN");
+        put_done(out, TxStatus::InTransaction);
+    });
+    feed(&mut session, &mut link, &query("COMMIT"));
+    reply(&mut session, &mut link, |out| {
+        backend::put_ready(out, TxStatus::InTransaction);
+    });
+    session.output.clear();
+    assert!(session.server_lost("s1"));
+    let message = Message::take(&mut session.output, usize::MAX >> 1).unwrap();
+    let told = ErrorFields::decode(message.unwrap().body()).unwrap();
+    assert_eq!(told.code, "08007", "{told:?}");
+}
+
 /// PostgreSQL commits a batch at its Sync: what was answered before is lost with the server.
 #[test]
 fn a_batch_lost_between_its_answers_and_its_sync_is_told() {

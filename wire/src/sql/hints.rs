@@ -18,7 +18,7 @@ const IS_TELLING: [bool; 256] = {
 };
 
 /// Whether the text is one statement that concerns the router in nothing, however string constants are read:
-/// [`super::classify`] says [`super::Kind::Plain`], no other judgement here holds, and there is no backslash. Most
+/// [`super::classify()`] says [`super::Kind::Plain`], no other judgement here holds, and there is no backslash. Most
 /// statements are, and are told here by one pass over their bytes; false says nothing.
 #[must_use]
 pub fn is_ordinary(text: &[u8]) -> bool {
