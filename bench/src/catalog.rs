@@ -3,7 +3,6 @@
 //! A real PostgreSQL server holds the tenants. Measured are the load of the whole fleet, how long a new tenant takes
 //! from before its INSERT until a follower has published it, how many such commits the server takes, and a ring change.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use tenantry_schema::tenant::{TenantId, TenantKey};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::report::{Bar, Report};
+use crate::report::{Bar, Finish, Report};
 
 const DATABASE: &str = "catalog";
 const LOAD_SECONDS_MAX: f64 = 8.0;
@@ -41,19 +40,15 @@ pub(crate) struct Args {
     /// Tenants created one after another while a follower listens, and as many again by each of eight writers.
     #[arg(long, default_value_t = 500)]
     creations: u64,
-    /// Fail when a bar is missed.
-    #[arg(long)]
-    check: bool,
-    /// Also write the report as Markdown to this folder.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    finish: Finish,
 }
 
 /// Runs the scenario.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let report = runtime.block_on(measure(args))?;
-    report.finish(args.check, args.out.as_deref())
+    report.finish(&args.finish)
 }
 
 async fn measure(args: &Args) -> anyhow::Result<Report> {

@@ -4,7 +4,6 @@
 //! not give back is counted.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::proxy::processor::resident_bytes;
 use crate::proxy::{DATABASE, RouterProcess, Without, router_config};
-use crate::report::{Bar, Report};
+use crate::report::{Bar, Finish, Report};
 
 const KIB_PER_CLIENT_MAX: f64 = 8.0;
 const CLIENTS_MIN: u64 = 5000;
@@ -41,12 +40,8 @@ pub(crate) struct Args {
     /// Clients that are connected at once.
     #[arg(long, default_value_t = 5000)]
     clients: usize,
-    /// Fail when a bar is missed.
-    #[arg(long)]
-    check: bool,
-    /// Also write the report as Markdown to this folder.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    finish: Finish,
     /// Leave a part of the design out.
     #[arg(long, value_enum, value_name = "NAME")]
     without: Option<Without>,
@@ -56,7 +51,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let report = runtime.block_on(measure(args))?;
-    report.finish(args.check, args.out.as_deref())
+    report.finish(&args.finish)
 }
 
 async fn measure(args: &Args) -> anyhow::Result<Report> {

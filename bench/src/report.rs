@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -50,6 +50,17 @@ impl Bar {
             holds: found >= least,
         }
     }
+}
+
+/// What becomes of a report: arguments of every scenario.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Finish {
+    /// Fail when a bar is missed.
+    #[arg(long)]
+    check: bool,
+    /// Also write the report as Markdown, and its charts as SVG, to this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 /// Figures that belong side by side.
@@ -163,10 +174,9 @@ impl Report {
         text
     }
 
-    /// Prints the report, the verdict last; writes it and its charts to `out` if asked. With `check`, a missed bar
-    /// is a failure of the process.
-    pub(crate) fn finish(&self, check: bool, out: Option<&Path>) -> anyhow::Result<ExitCode> {
-        if let Some(out) = out {
+    /// Prints the report, the verdict last.
+    pub(crate) fn finish(&self, finish: &Finish) -> anyhow::Result<ExitCode> {
+        if let Some(out) = &finish.out {
             std::fs::create_dir_all(out)
                 .with_context(|| format!("cannot create {}", out.display()))?;
             let page = out.join(format!("{}.md", self.name));
@@ -180,7 +190,7 @@ impl Report {
         }
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "{}", self.text())?;
-        Ok(if check && !self.holds() {
+        Ok(if finish.check && !self.holds() {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS

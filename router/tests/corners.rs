@@ -6,24 +6,11 @@
 mod common;
 
 use bytes::BytesMut;
-use common::compare::{direct, direct_login, direct_with, normalised, show};
+use common::compare::{direct, direct_login, direct_with, normalised, pipelined, show};
 use common::{setup, setup_with};
 use tenantry_testkit::{Fleet, Login, RawClient, RawError, error_of};
 use tenantry_wire::frame::Message;
 use tenantry_wire::frontend::{self, Format, TargetKind};
-
-async fn play(client: &mut RawClient, ready: usize, bytes: &BytesMut) -> Vec<Message> {
-    client.send_bytes(bytes).await.unwrap();
-    let mut seen = Vec::new();
-    for _ in 0..ready {
-        let limit = std::time::Duration::from_secs(10);
-        match tokio::time::timeout(limit, client.until_ready()).await {
-            Ok(messages) => seen.extend(messages.unwrap()),
-            Err(_) => panic!("no answer after {:#?}", show(&seen)),
-        }
-    }
-    seen
-}
 
 fn execute(out: &mut BytesMut, name: &str, value: &[u8]) {
     frontend::put_bind(out, "", name, &[Some(value)], Format::Text);
@@ -72,8 +59,8 @@ async fn statements_are_evicted_in_the_middle_of_a_pipeline() {
     }
     let (mut at_shard, mut through) = (direct(&setup, 0).await, setup.raw_for(0).await);
     for (bytes, ready) in [(&prepare, 1), (&pipeline, ready), (&pipeline, ready)] {
-        let expected = play(&mut at_shard, ready, bytes).await;
-        let found = play(&mut through, ready, bytes).await;
+        let expected = pipelined(&mut at_shard, "evictions", bytes, ready).await;
+        let found = pipelined(&mut through, "evictions", bytes, ready).await;
         assert_eq!(normalised(show(&found)), normalised(show(&expected)));
     }
 }
@@ -141,8 +128,8 @@ async fn options_are_read_as_postgresql_reads_them() {
             }
             let mut bytes = BytesMut::new();
             frontend::put_query(&mut bytes, look);
-            let expected = play(&mut at_shard, 1, &bytes).await;
-            let found = play(&mut through, 1, &bytes).await;
+            let expected = pipelined(&mut at_shard, look, &bytes, 1).await;
+            let found = pipelined(&mut through, look, &bytes, 1).await;
             assert_eq!(
                 normalised(show(&found)),
                 normalised(show(&expected)),
@@ -181,8 +168,8 @@ async fn a_change_of_encoding_is_followed() {
     for text in steps {
         let mut bytes = BytesMut::new();
         frontend::put_query(&mut bytes, text);
-        let expected = play(&mut at_shard, 1, &bytes).await;
-        let found = play(&mut through, 1, &bytes).await;
+        let expected = pipelined(&mut at_shard, "encodings", &bytes, 1).await;
+        let found = pipelined(&mut through, "encodings", &bytes, 1).await;
         let essence = |messages: &[Message]| {
             let encoding = |line: &&String| line.starts_with("S client_encoding");
             let lines = show(messages);

@@ -6,7 +6,7 @@
 mod common;
 
 use bytes::BytesMut;
-use common::compare::{direct, normalised, show};
+use common::compare::{direct, normalised, pipelined, show};
 use common::probe::whole;
 use common::setup;
 use tenantry_testkit::RawClient;
@@ -70,17 +70,8 @@ fn places() -> [Place; 4] {
     ]
 }
 
-async fn play(client: &mut RawClient, name: &str, bytes: &BytesMut, ready: usize) -> Vec<String> {
-    client.send_bytes(bytes).await.unwrap();
-    let mut seen = Vec::new();
-    for _ in 0..ready {
-        let limit = std::time::Duration::from_secs(10);
-        match tokio::time::timeout(limit, client.until_ready()).await {
-            Ok(messages) => seen.extend(messages.unwrap()),
-            Err(_) => panic!("{name}: no answer after {:#?}", show(&seen)),
-        }
-    }
-    normalised(show(&seen))
+async fn play(client: &mut RawClient, name: &str, bytes: &[u8], ready: usize) -> Vec<String> {
+    normalised(show(&pipelined(client, name, bytes, ready).await))
 }
 
 #[tokio::test]

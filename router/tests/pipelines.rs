@@ -6,7 +6,7 @@
 mod common;
 
 use bytes::BytesMut;
-use common::compare::{direct, normalised, show};
+use common::compare::{direct, normalised, pipelined, show};
 use common::setup;
 use tenantry_testkit::RawClient;
 use tenantry_wire::frontend::{self, Format, TargetKind};
@@ -21,18 +21,8 @@ fn execute(out: &mut BytesMut, name: &str) {
     frontend::put_execute(out, "", 0);
 }
 
-/// Everything in one write; then as many answers as it has ReadyForQuery.
-async fn play(client: &mut RawClient, bytes: &BytesMut, ready: usize) -> Vec<String> {
-    client.send_bytes(bytes).await.unwrap();
-    let mut seen = Vec::new();
-    for _ in 0..ready {
-        let limit = std::time::Duration::from_secs(10);
-        match tokio::time::timeout(limit, client.until_ready()).await {
-            Ok(messages) => seen.extend(messages.unwrap()),
-            Err(_) => panic!("no answer after {:#?}", show(&seen)),
-        }
-    }
-    normalised(show(&seen))
+async fn play(client: &mut RawClient, name: &str, bytes: &[u8], ready: usize) -> Vec<String> {
+    normalised(show(&pipelined(client, name, bytes, ready).await))
 }
 
 #[tokio::test]
@@ -201,8 +191,8 @@ async fn unawaited_batches_are_answered_as_postgresql_answers_them() {
     for (name, ready, put) in cases {
         let mut bytes = BytesMut::new();
         put(&mut bytes);
-        let expected = play(&mut direct(&setup, 0).await, &bytes, ready).await;
-        let found = play(&mut setup.raw_for(0).await, &bytes, ready).await;
+        let expected = play(&mut direct(&setup, 0).await, name, &bytes, ready).await;
+        let found = play(&mut setup.raw_for(0).await, name, &bytes, ready).await;
         if expected != found {
             differences.push(format!(
                 "--- {name}\nexpected {expected:#?}\nfound {found:#?}"
@@ -226,7 +216,7 @@ async fn an_explicit_end_in_the_middle_of_a_batch_does_not_stall_it() {
         run(&mut bytes, text);
     }
     frontend::put_sync(&mut bytes);
-    let expected = play(&mut direct(&setup, 0).await, &bytes, 2).await;
-    let found = play(&mut setup.raw_for(0).await, &bytes, 2).await;
+    let expected = play(&mut direct(&setup, 0).await, "an end", &bytes, 2).await;
+    let found = play(&mut setup.raw_for(0).await, "an end", &bytes, 2).await;
     assert_eq!(found, expected);
 }

@@ -8,14 +8,14 @@ mod part;
 mod plain;
 mod rows;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use tenantry_schema::tenant::TenantKey;
 
-use crate::report::{Bar, Report};
+use crate::report::{Bar, Finish, Report};
 use crate::svg;
 use part::{Built, Latencies, Loaded, Measured, Part};
 pub(crate) use part::{PartArgs, run_part};
@@ -75,12 +75,8 @@ pub(crate) struct Args {
     /// Where random keys come from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Fail when a bar is missed.
-    #[arg(long)]
-    check: bool,
-    /// Also write the report as Markdown with SVG charts to this folder.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    finish: Finish,
     /// Leave a part of the design out.
     #[arg(long, value_enum, value_name = "NAME")]
     without: Option<Without>,
@@ -96,7 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for _ in 1..args.loads {
         loads.push(spawn(args, Part::Load, &snapshot)?);
     }
-    report(args, &built, &measured, &loads).finish(args.check, args.out.as_deref())
+    report(args, &built, &measured, &loads).finish(&args.finish)
 }
 
 /// Runs one part as a child and reads its figures.

@@ -21,6 +21,7 @@ use self::load::{Clients, Door, Outcome, Phase};
 use self::scheduling::Cost;
 use crate::proxy::pgbouncer::{self, Backend, Installed, PgBouncer};
 use crate::proxy::{DATABASE, RouterProcess, Without, router_config};
+use crate::report::Finish;
 
 const ROLE: &str = "neighbours";
 const PASSWORD: &str = "neighbours";
@@ -57,12 +58,8 @@ pub(crate) struct Args {
     /// The PgBouncer to compare with, if not the one that is found.
     #[arg(long, value_name = "PROGRAM")]
     pgbouncer: Option<PathBuf>,
-    /// Fail when a bar is missed.
-    #[arg(long)]
-    check: bool,
-    /// Also write the report as Markdown to this folder.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    finish: Finish,
     /// Leave a part of the design out.
     #[arg(long, value_enum, value_name = "NAME")]
     without: Option<Without>,
@@ -80,7 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cost = scheduling::measure()?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let measured = runtime.block_on(measure(args, &installed, cost))?;
-    report::report(args, &installed, &measured).finish(args.check, args.out.as_deref())
+    report::report(args, &installed, &measured).finish(&args.finish)
 }
 
 /// What is in front of the shard.

@@ -23,6 +23,7 @@ use self::cells::{Cell, Measured, Sample, Target};
 use self::pgbench::{Address, Pgbench, Protocol, Script};
 use self::pgbouncer::Installed;
 pub(crate) use self::router::{PartArgs, RouterProcess, Without, run_part};
+use crate::report::Finish;
 
 /// Fewer rounds prove nothing.
 const ROUNDS_MIN: u32 = 5;
@@ -48,12 +49,8 @@ pub(crate) struct Args {
     /// The PgBouncer to compare with, if not the one that is found.
     #[arg(long, value_name = "PROGRAM")]
     pgbouncer: Option<PathBuf>,
-    /// Fail when a bar is missed.
-    #[arg(long)]
-    check: bool,
-    /// Also write the report as Markdown with SVG charts to this folder.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    finish: Finish,
     /// Leave a part of the design out.
     #[arg(long, value_enum, value_name = "NAME")]
     without: Option<Without>,
@@ -82,7 +79,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // The shard agent works in this runtime while pgbench is waited for.
     let bed = runtime.block_on(Bed::start(&installed, args.without))?;
     let measured = measure(args, &installed, &bed)?;
-    report::report(args, &installed, &measured).finish(args.check, args.out.as_deref())
+    report::report(args, &installed, &measured).finish(&args.finish)
 }
 
 fn measure(args: &Args, installed: &Installed, bed: &Bed) -> anyhow::Result<Vec<Measured>> {

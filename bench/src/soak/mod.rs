@@ -6,7 +6,6 @@ mod left;
 mod trouble;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +21,7 @@ use self::left::Left;
 use self::trouble::Troubles;
 use crate::proxy::processor::resident_bytes;
 use crate::proxy::{RouterProcess, Without, router_config};
-use crate::report::{Bar, Report};
+use crate::report::{Bar, Finish, Report};
 use crate::svg;
 
 const ROLE: &str = "soak";
@@ -53,12 +52,8 @@ pub(crate) struct Args {
     /// Decides every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Fail when a bar is missed.
-    #[arg(long)]
-    check: bool,
-    /// Also write the report as Markdown to this folder.
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    finish: Finish,
     /// Leave a part of the design out.
     #[arg(long, value_enum, value_name = "NAME")]
     without: Option<Without>,
@@ -68,7 +63,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let report = runtime.block_on(soak(args))?;
-    report.finish(args.check, args.out.as_deref())
+    report.finish(&args.finish)
 }
 
 /// What was found.

@@ -15,6 +15,7 @@ mod copy;
 mod describe;
 pub(crate) mod driver;
 mod effects;
+mod errors;
 mod expect;
 mod extended;
 mod kept;

@@ -153,7 +153,7 @@ impl Session {
             self.batch.ahead = true;
             return Ok(Handled::Later);
         }
-        let guarded = self.prepare_server(server);
+        let guarded = unprepared && self.prepare_server(server);
         server.output.extend_from_slice(message.bytes);
         // A simple query replaces the unnamed statement.
         server.state.unnamed = None;

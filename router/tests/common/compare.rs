@@ -2,6 +2,7 @@
 //! of their answers must be equal.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tenantry_schema::guard;
 use tenantry_testkit::{Login, RawClient, rows_of};
@@ -57,6 +58,25 @@ pub async fn direct_login(setup: &Setup, index: usize) -> (SocketAddr, Login) {
     );
     let login = login.parameter("client_encoding", "UTF8");
     (target.parse().unwrap(), login)
+}
+
+/// Everything in one write; then as many answers as it has ReadyForQuery. `name` is for whoever reads of a failure.
+pub async fn pipelined(
+    client: &mut RawClient,
+    name: &str,
+    bytes: &[u8],
+    ready: usize,
+) -> Vec<Message> {
+    client.send_bytes(bytes).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..ready {
+        let limit = Duration::from_secs(10);
+        match tokio::time::timeout(limit, client.until_ready()).await {
+            Ok(messages) => seen.extend(messages.unwrap()),
+            Err(_) => panic!("{name}: no answer after {:#?}", show(&seen)),
+        }
+    }
+    seen
 }
 
 pub fn show(messages: &[Message]) -> Vec<String> {
