@@ -35,6 +35,7 @@ const MIGRATIONS: &[Migration] = migrations![
     5 "0005_peer",
     6 "0006_limits",
     7 "0007_load",
+    8 "0008_moves",
 ];
 
 const BIGINT_KEY: &str = include_str!("migrations/key_bigint.sql");

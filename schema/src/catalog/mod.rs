@@ -12,6 +12,7 @@ mod error;
 mod limits;
 mod load;
 mod migrate;
+pub mod moves;
 mod ring;
 mod roles;
 mod routers;

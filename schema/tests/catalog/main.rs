@@ -11,6 +11,7 @@ mod changes;
 mod fixture;
 mod follow;
 mod limits;
+mod moves;
 mod ring;
 mod rules;
 mod usage;
