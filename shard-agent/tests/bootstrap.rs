@@ -410,3 +410,46 @@ async fn a_password_that_was_changed_is_restored() {
     let password = fixture.secrets.passwords.app.expose();
     connect(&fixture.server.config_as("tenantry_app", password, "shard")).await;
 }
+
+#[tokio::test]
+async fn a_shard_with_the_first_version_of_the_guard_is_brought_up_to_date() {
+    let fixture = Fixture::start(TenantKey::Bigint).await;
+    let admin = fixture.admin().await;
+    // What the first version had: no proofs, no moves, a fence of five arguments; and tenants.
+    admin
+        .batch_execute(
+            "SET ROLE tenantry_owner;
+             DROP TABLE tenantry.move_progress, tenantry.move_chunk;
+             DROP FUNCTION tenantry.begin_import, tenantry.activate_by_proof, tenantry.activate, tenantry.expect_proof,
+                           tenantry.fence;
+             ALTER TABLE tenantry.owner DROP COLUMN proof, DROP COLUMN proof_hash;
+             GRANT SELECT ON tenantry.owner TO tenantry_operator;
+             CREATE FUNCTION tenantry.fence(tenant bigint, move uuid, nonce uuid, expected_epoch bigint, lasts interval)
+                 RETURNS pg_lsn LANGUAGE sql AS 'SELECT null::pg_lsn';
+             INSERT INTO tenantry.owner (tenant_id, state, epoch) VALUES (1, 'active', 4);
+             UPDATE tenantry.schema_version SET version = 1, checksum = 'first' WHERE component = 'guard';
+             RESET ROLE",
+        )
+        .await
+        .unwrap();
+    let report = fixture.bootstrap().await.unwrap();
+    assert_eq!(
+        report.done,
+        [format!("guard version {}", tenantry_schema::guard::VERSION)]
+    );
+    assert!(fixture.bootstrap().await.unwrap().is_unchanged());
+    let forms = "SELECT count(*) FROM pg_proc WHERE proname = 'fence' AND pronamespace = 'tenantry'::regnamespace";
+    assert_eq!(text(&admin, forms).await, "1");
+    assert_eq!(
+        text(&admin, "SELECT state || epoch FROM tenantry.owner").await,
+        "active4"
+    );
+    assert_eq!(
+        code(
+            &fixture.operator().await,
+            "SELECT proof FROM tenantry.owner"
+        )
+        .await,
+        "42501"
+    );
+}

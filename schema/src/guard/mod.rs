@@ -15,9 +15,11 @@
 //!   revoked; over a direct connection with the application role's password they remain.
 
 mod hex;
+mod proof;
 mod script;
 mod sign;
 
+pub use proof::proof_hash;
 pub use script::{GuardOptions, GuardScript, VERSION, render_tenant_column, script};
 pub use sign::{GuardKey, ParseGuardKeyError, sign};
 
@@ -25,8 +27,9 @@ pub use sign::{GuardKey, ParseGuardKeyError, sign};
 pub const SETTING: &str = "tenantry.tenant";
 
 /// Constraint name in the error that refuses a tenant which this shard does not serve (40001). The error's detail is
-/// JSON: `tenant`, `state` (`absent`, `importing`, `fenced`, `moved`, `changed`), `epoch`, and for a moved tenant the
-/// number of the `shard` that has it.
+/// JSON: `tenant`, `state` (`absent`, `importing`, `fenced`, `moved`, `changed`), `epoch`, `move`, and for a moved
+/// tenant the number of the `shard` that has it and the `proof` with which `tenantry.activate_by_proof()` activates it
+/// there.
 pub const TENANT_FENCED: &str = "TENANT_FENCED";
 
 /// Constraint name in the error of a session without a tenant (42704).

@@ -11,7 +11,7 @@ use crate::shard::ShardId;
 use crate::tenant::TenantKey;
 
 /// Version of the guard's SQL. Raise it with every change to what it means.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Advisory locks of the guard use two keys, of which the first is one of these. Clients cannot take advisory locks
 /// except through wrappers, and those use one key.
@@ -51,7 +51,7 @@ pub struct GuardScript {
 
 const ROLES: &str = include_str!("sql/roles.sql");
 const SCHEMA: &str = include_str!("sql/00_schema.sql");
-const OBJECTS: [&str; 8] = [
+const OBJECTS: [&str; 9] = [
     include_str!("sql/01_tables.sql"),
     include_str!("sql/02_binding.sql"),
     include_str!("sql/03_fence.sql"),
@@ -59,6 +59,7 @@ const OBJECTS: [&str; 8] = [
     include_str!("sql/05_wrappers.sql"),
     include_str!("sql/06_copy.sql"),
     include_str!("sql/07_cover.sql"),
+    include_str!("sql/11_moves.sql"),
     include_str!("sql/08_findings.sql"),
 ];
 const HARDENING: [&str; 2] = [

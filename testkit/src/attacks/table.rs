@@ -794,7 +794,7 @@ fn reaching_out() -> Vec<Attack> {
             ("reach: large object in", "SELECT lo_import('/etc/passwd')"),
             (
                 "reach: fence the victim",
-                "SELECT tenantry.fence('{victim}', gen_random_uuid(), gen_random_uuid(), 1, '1 h')",
+                "SELECT tenantry.fence('{victim}', gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1, '1 h')",
             ),
             (
                 "reach: unfence",
@@ -804,6 +804,24 @@ fn reaching_out() -> Vec<Attack> {
                 "reach: hand the victim over",
                 "SELECT tenantry.hand_over('{victim}', gen_random_uuid(), 1, 1::smallint)",
             ),
+            (
+                "reach: import the victim",
+                "SELECT tenantry.begin_import('{victim}', gen_random_uuid(), 1)",
+            ),
+            (
+                "reach: activate the victim",
+                "SELECT tenantry.activate('{victim}', gen_random_uuid(), 9)",
+            ),
+            (
+                "reach: choose the proof of a move",
+                "SELECT tenantry.expect_proof('{victim}', gen_random_uuid(), '')",
+            ),
+            (
+                "reach: remove the victim's forwarding address",
+                "SELECT tenantry.drop_moved('{victim}', gen_random_uuid())",
+            ),
+            ("read: moves", "SELECT * FROM tenantry.move_progress"),
+            ("read: copied keys", "SELECT * FROM tenantry.move_chunk"),
             (
                 "reach: lock the victim",
                 "SELECT tenantry.begin_owner_change('{victim}')",

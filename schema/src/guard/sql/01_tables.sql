@@ -18,6 +18,11 @@ create table if not exists tenantry.owner (
     check (state <> 'moved' or moved_to is not null)
 );
 
+-- What proves that a move was committed: drawn for each fence and stored with it at the source; the destination has
+-- its hash. It is shown to no one before the source's row says 'moved'. See 11_moves.sql.
+alter table tenantry.owner add column if not exists proof uuid;
+alter table tenantry.owner add column if not exists proof_hash bytea;
+
 create index if not exists owner_move_id on tenantry.owner (move_id) where move_id is not null;
 
 -- Secrets that sign bindings, as HMAC blocks: the key padded to 64 bytes, xor 0x36 and xor 0x5c. Current and
@@ -82,4 +87,6 @@ revoke all on all functions in schema tenantry from tenantry_app, tenantry_copy;
 
 grant usage on schema tenantry to public;
 grant select on tenantry.schema_version to public;
-grant select on tenantry.owner to tenantry_operator;
+-- All of an owner row but what could finish a move before its time.
+revoke select on tenantry.owner from tenantry_operator;
+grant select (tenant_id, state, epoch, move_id, moved_to, deadline, changed_at) on tenantry.owner to tenantry_operator;

@@ -74,7 +74,9 @@ begin
 end
 $$;
 
--- Refuses a statement of a tenant that does not live here. The detail is the forwarding address, for routers.
+-- Refuses a statement of a tenant that does not live here. The detail is the forwarding address, for routers; of a
+-- tenant that has moved it includes the proof of that, with which any of them can activate it where it lives now. The
+-- row is read as the caller's snapshot shows it: 'moved' in it was committed.
 create or replace function tenantry.refuse_tenant(tenant @key@, state text default null) returns void
 language plpgsql volatile parallel restricted
 as $$
@@ -90,7 +92,9 @@ begin
             'state', coalesce(refuse_tenant.state, found.state, 'absent'),
             'epoch', found.epoch,
             'shard', found.moved_to,
-            'move', found.move_id)::text,
+            'move', found.move_id,
+            'proof', case when found.state operator(pg_catalog.=) 'moved' and refuse_tenant.state is null
+                          then found.proof end)::text,
         hint = 'Nothing was changed: retry the transaction.',
         schema = 'tenantry', constraint = 'TENANT_FENCED';
 end

@@ -1,6 +1,8 @@
 -- Fences: a shard refuses a tenant's statements, because the tenant is about to live elsewhere or already does.
--- All of these take the tenant's lock exclusively, that is, they wait for every transaction that named the tenant;
--- the caller sets lock_timeout. None is for clients but unfence_expired().
+-- fence() takes the tenant's lock exclusively, that is, it waits for every transaction that named the tenant; the
+-- caller sets lock_timeout. What follows on a fence needs neither lock nor number: it refuses nobody whom the fence
+-- did not refuse, and a snapshot from before the fence shows an older number, whatever became of the row since. None
+-- is for clients but unfence_expired().
 
 -- Takes the lock and the next fence number, in this order: the mark's row lock makes the stored numbers grow in
 -- commit order, so that a snapshot that shows a number shows every smaller one.
@@ -14,19 +16,22 @@ begin
 end
 $$;
 
+-- Its form without a proof, of an earlier version of the guard.
+drop function if exists tenantry.fence(@key@, uuid, uuid, bigint, interval);
+
 -- Fences a tenant for a move and returns the position of the marker in the write-ahead log. The marker carries the
--- nonce that the owner row carries, and is written by the same transaction. Errors: 55000 if the tenant is not active
--- at the expected epoch, 55P03 if lock_timeout passed.
+-- nonce that the owner row carries, and is written by the same transaction; the proof stays in the row. Errors: 55000
+-- if the tenant is not active at the expected epoch, 55P03 if lock_timeout passed.
 create or replace function tenantry.fence(
-    tenant @key@, move uuid, nonce uuid, expected_epoch bigint, lasts interval
+    tenant @key@, move uuid, nonce uuid, proof uuid, expected_epoch bigint, lasts interval
 ) returns pg_lsn
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform tenantry.begin_owner_change(tenant);
     update tenantry.owner o
-    set state = 'fenced', epoch = expected_epoch + 1, move_id = fence.move, nonce = fence.nonce,
-        deadline = clock_timestamp() + lasts, changed_at = clock_timestamp()
+    set state = 'fenced', epoch = expected_epoch + 1, move_id = fence.move, nonce = fence.nonce, proof = fence.proof,
+        proof_hash = null, moved_to = null, deadline = clock_timestamp() + lasts, changed_at = clock_timestamp()
     where o.tenant_id = tenant and o.state = 'active' and o.epoch = expected_epoch;
     if not found then
         raise exception using
@@ -46,9 +51,8 @@ as $$
 declare
     raised bigint;
 begin
-    perform tenantry.begin_owner_change(tenant);
     update tenantry.owner o
-    set state = 'active', epoch = o.epoch + 1, move_id = null, nonce = null, deadline = null,
+    set state = 'active', epoch = o.epoch + 1, move_id = null, nonce = null, proof = null, deadline = null,
         changed_at = clock_timestamp()
     where o.tenant_id = tenant and o.state = 'fenced' and o.move_id = unfence.move
     returning o.epoch into raised;
@@ -77,7 +81,6 @@ returns boolean
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform tenantry.begin_owner_change(tenant);
     update tenantry.owner o
     set state = 'moved', moved_to = destination, deadline = null, changed_at = clock_timestamp()
     where o.tenant_id = tenant and o.state = 'fenced' and o.move_id = move and o.epoch = fenced_epoch;
@@ -99,7 +102,7 @@ $$;
 
 revoke execute on function
     tenantry.begin_owner_change(@key@),
-    tenantry.fence(@key@, uuid, uuid, bigint, interval),
+    tenantry.fence(@key@, uuid, uuid, uuid, bigint, interval),
     tenantry.unfence(@key@, uuid),
     tenantry.hand_over(@key@, uuid, bigint, smallint),
     tenantry.settle_fences(),

@@ -101,6 +101,7 @@ as $$
     from pg_proc p
     where p.pronamespace = 'tenantry'::regnamespace
       and p.proname in ('fence', 'unfence', 'hand_over', 'begin_owner_change', 'settle_fences', 'refuse_tenant',
+                        'begin_import', 'expect_proof', 'activate', 'drop_import', 'drop_moved', 'forget_move',
                         'unsigned_binding', 'namespaced', 'advisory_key', 'cover', 'cover_all', 'cover_reference')
       and has_function_privilege('tenantry_app', p.oid, 'EXECUTE')
     union all
