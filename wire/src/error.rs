@@ -40,6 +40,9 @@ pub enum MessageError {
     /// An authentication request of a kind that does not exist.
     #[error("unknown authentication request {0}")]
     AuthenticationKind(i32),
+    /// A byte that says of what kind a part of the replication stream is, and does not exist or must not stand here.
+    #[error("unexpected byte {0} in replication stream")]
+    ReplicationKind(u8),
     /// Text that must be UTF-8 and is not.
     #[error("invalid byte sequence for encoding \"UTF8\"")]
     NotUtf8,

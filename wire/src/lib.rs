@@ -15,6 +15,7 @@ pub mod frame;
 pub mod frontend;
 mod put;
 mod reader;
+pub mod replication;
 pub mod scram;
 pub mod sql;
 pub mod sqlstate;

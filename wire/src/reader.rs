@@ -58,6 +58,14 @@ impl<'a> Reader<'a> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
+    pub(crate) fn u64(&mut self) -> Result<u64, MessageError> {
+        Ok(u64::from_be_bytes(self.array()?))
+    }
+
+    pub(crate) fn i64(&mut self) -> Result<i64, MessageError> {
+        Ok(i64::from_be_bytes(self.array()?))
+    }
+
     /// A string up to its zero byte, which is consumed and not returned.
     pub(crate) fn cstr(&mut self) -> Result<&'a [u8], MessageError> {
         let end = memchr::memchr(0, self.rest).ok_or(MessageError::UnterminatedString)?;

@@ -39,6 +39,7 @@ fn errors_say_what_the_peer_did_wrong() {
         MessageError::TargetKind(b'X'),
         MessageError::TransactionStatus(b'X'),
         MessageError::AuthenticationKind(99),
+        MessageError::ReplicationKind(b'z'),
         MessageError::NotUtf8,
     ] {
         line(error.sqlstate(), &error);
