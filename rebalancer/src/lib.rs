@@ -10,6 +10,9 @@
 //! This version schedules no moves: a tenant stays where its pin or the ring puts it. [`run`] holds the role's place
 //! in the process tree.
 
+pub mod shard;
+pub mod tables;
+
 use std::fmt;
 
 use tokio_util::sync::CancellationToken;
