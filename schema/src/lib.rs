@@ -1,6 +1,6 @@
 //! The contract every part of Tenantry shares: ids, ring, placement, directory, catalog, guard.
 //!
-//! What is pure stands at the top: [`tenant`], [`shard`], [`ring`], [`directory`] and [`fleet`] do no IO. [`snapshot`]
+//! What is pure stands at the top: [`tenant`], [`shard`], [`pin`], [`ring`], [`directory`] and [`fleet`] do no IO. [`snapshot`]
 //! keeps a fleet in a file, [`catalog`] is the client of the database that holds the truth about it, and [`follow`]
 //! keeps a fleet current from there.
 
@@ -13,6 +13,7 @@ pub mod follow;
 pub mod guard;
 pub mod limits;
 pub mod names;
+pub mod pin;
 pub mod ring;
 pub mod secrets;
 pub mod shard;
