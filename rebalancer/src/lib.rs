@@ -11,6 +11,7 @@
 //! in the process tree.
 
 pub mod plan;
+pub mod policy;
 pub mod shard;
 pub mod tables;
 
