@@ -12,6 +12,7 @@
 
 pub mod plan;
 pub mod policy;
+pub mod replication;
 pub mod shard;
 pub mod tables;
 

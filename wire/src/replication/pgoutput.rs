@@ -271,6 +271,12 @@ impl Decoder {
         Self::default()
     }
 
+    /// For messages of pieces that were kept, without the messages that begin and end a piece.
+    #[must_use]
+    pub fn inside_piece() -> Self {
+        Self { in_piece: true }
+    }
+
     /// Reads the stream's next message.
     ///
     /// # Errors
