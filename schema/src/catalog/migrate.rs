@@ -36,6 +36,7 @@ const MIGRATIONS: &[Migration] = migrations![
     6 "0006_limits",
     7 "0007_load",
     8 "0008_moves",
+    9 "0009_rebalance",
 ];
 
 const BIGINT_KEY: &str = include_str!("migrations/key_bigint.sql");

@@ -9,10 +9,13 @@ mod changes;
 mod connection;
 mod copy;
 mod error;
+mod isolation;
 mod limits;
 mod load;
+mod measures;
 mod migrate;
 pub mod moves;
+mod rebalance;
 mod ring;
 mod roles;
 mod routers;
@@ -33,9 +36,15 @@ pub(crate) use changes::{changes_after, trim_some};
 pub(crate) use connection::open;
 pub use connection::parse_url;
 pub use error::CatalogError;
+pub use isolation::{ISOLATION_ACTOR, IsolationEvent, NewIsolationEvent, WatchedTenant};
 pub use limits::{Plan, SwitchThrow, ThrownSwitch};
 pub(crate) use load::{Origin, load, origin};
+pub use measures::{Census, CensusTenant};
 pub use migrate::{MigrateReport, latest_version};
+pub use rebalance::{
+    NewRebalance, NewRebalanceMove, Rebalance, RebalanceAttempt, RebalanceId, RebalanceMove,
+    RebalanceState,
+};
 pub use routers::{NewRouter, RegisteredRouter, RouterId};
 pub use shards::{AddedShard, NewShard};
 pub use tenants::{NewTenant, Tenant, TenantPage};

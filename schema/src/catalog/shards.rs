@@ -142,6 +142,21 @@ impl Catalog {
         Ok(AddedShard { shard, pinned })
     }
 
+    /// Removes a shard of which nothing is left but history. The catalog refuses while it is on the ring, while tenants
+    /// are pinned to it, and while moves from or to it are not over; what is left in its database is not looked at.
+    pub async fn remove_shard(&self, id: ShardId) -> Result<Shard, CatalogError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        // No tenant may be placed there meanwhile, and no ring change may bring it back.
+        lock_ring(&transaction).await?;
+        let delete = format!("DELETE FROM tenantry.shard WHERE id = $1 RETURNING {COLUMNS}");
+        let row = transaction.query_opt(&delete, &[&id]).await?;
+        let removed =
+            shard_of(&row.ok_or_else(|| CatalogError::not_found("shard", id.to_string()))?)?;
+        transaction.commit().await?;
+        Ok(removed)
+    }
+
     /// Sets where a shard's primary answers, after a failover or a change of port.
     pub async fn set_shard_address(
         &self,

@@ -12,6 +12,7 @@ mod fixture;
 mod follow;
 mod limits;
 mod moves;
+mod rebalance;
 mod ring;
 mod rules;
 mod usage;
