@@ -108,6 +108,8 @@ async fn ensure_secrets(catalog: &Catalog, path: &Path, new: &NewShard) -> Resul
     secrets
         .mock_authentication_nonce
         .get_or_insert_with(Password::generate);
+    // What a file of an earlier version lacks; routers have a control plane once they read it.
+    secrets.control_token.get_or_insert_with(Password::generate);
     secrets.save(path).explain(unusable)?;
     note(format_args!(
         "{} has new secrets in {}; every router and agent needs them",

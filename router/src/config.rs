@@ -33,6 +33,11 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where HTTP clients connect (`/livez`, `/readyz`, `/metrics`, `/resolve`).
     pub http_listen: SocketAddr,
+    /// Where the rebalancer connects to hold tenants that move; `http_listen` unless given.
+    pub control_listen: Option<SocketAddr>,
+    /// `HOST:PORT` at which it does, as the catalog is told; where the router listens unless given, which serves as long
+    /// as that is one address and not all.
+    pub control_address: Option<String>,
     /// libpq URI of the catalog database; carries a password, so it is never printed.
     pub catalog_url: String,
     /// File with the guard keys and passwords of the shards.
@@ -187,6 +192,8 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 6432)),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 6433)),
+            control_listen: None,
+            control_address: None,
             catalog_url: String::new(),
             secrets_file: PathBuf::from("secrets.json"),
             snapshot_file: None,

@@ -135,6 +135,8 @@ pub(crate) enum Refusal {
     SessionLost { shard: String },
     #[error("tenant {tenant} has moved to another shard than this session's")]
     Moved { tenant: String, shard: String },
+    #[error("tenant {tenant} is moving to another shard, and was not served in {} ms", waited.as_millis())]
+    Held { tenant: String, waited: Duration },
     #[error("canceling statement due to user request")]
     Canceled,
     #[error("{what}")]
@@ -246,7 +248,7 @@ impl Refusal {
             | Self::OverLimit { .. }
             | Self::Killed(_) => sqlstate::CONFIGURATION_LIMIT_EXCEEDED,
             Self::ReadOnly { .. } => sqlstate::READ_ONLY_SQL_TRANSACTION,
-            Self::LostRolledBack { .. } => sqlstate::SERIALIZATION_FAILURE,
+            Self::LostRolledBack { .. } | Self::Held { .. } => sqlstate::SERIALIZATION_FAILURE,
             Self::LostUnknown { .. } => sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
             Self::Canceled => sqlstate::QUERY_CANCELED,
             Self::Overtime { what, .. } => match what {
@@ -324,6 +326,7 @@ impl Refusal {
             Self::LostUnknown { .. } => "OUTCOME_UNKNOWN",
             Self::SessionLost { .. } => "SESSION_LOST",
             Self::Moved { .. } => "TENANT_MOVED",
+            Self::Held { .. } => "TENANT_HELD",
             Self::Canceled => "CANCELED",
             Self::Overtime { what, .. } => match what {
                 Overtime::Statement => "STATEMENT_TIMEOUT",
@@ -415,6 +418,7 @@ impl Refusal {
             Self::LostUnknown { shard }
             | Self::LostRolledBack { shard }
             | Self::SessionLost { shard } => Some(format!("shard {shard}")),
+            Self::Held { .. } => Some("query_wait_timeout".to_owned()),
             Self::Moved { shard, .. } => Some(format!("it lives on shard {shard} now")),
             Self::Overtime { limit, .. } => Some(format!(
                 "{} is {}",
@@ -510,6 +514,9 @@ impl Refusal {
             },
             Self::SessionLost { .. } | Self::Moved { .. } => {
                 "connect and LISTEN again, and look for what came meanwhile"
+            }
+            Self::Held { .. } => {
+                "nothing was run: retrying is safe; `tenantry move show` says what the move waits for"
             }
             Self::Canceled => "retry it if the cancel was not meant",
             Self::Shutdown | Self::ShuttingDown => "connect again",

@@ -42,6 +42,8 @@ const START_TIME: Duration = Duration::from_secs(120);
 /// Cancel requests waiting for the old router; more are dropped.
 const CANCELS_MAX: usize = 64;
 const HEADER_MAX: usize = 4096;
+/// PostgreSQL's, HTTP's, and the control plane's if it has one of its own.
+const SOCKETS_MAX: usize = 3;
 
 /// Why sockets cannot be taken over.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +80,8 @@ const VERSION: u32 = 1;
 pub(crate) struct Inherited {
     pub(crate) pg: TcpListener,
     pub(crate) http: TcpListener,
+    /// Only of a router whose control plane has a place of its own.
+    pub(crate) control: Option<TcpListener>,
     pub(crate) number: u16,
     pub(crate) last_session: u32,
     pub(crate) predecessor: UnixStream,
@@ -114,12 +118,14 @@ async fn take_over(stream: UnixStream) -> Result<Inherited, HandoverError> {
     if header.version != VERSION {
         return Err(HandoverError::Answer("another version"));
     }
-    let [pg, http]: [OwnedFd; 2] = sockets
-        .try_into()
-        .map_err(|_| HandoverError::Answer("not two sockets"))?;
+    let mut sockets = sockets.into_iter();
+    let (Some(pg), Some(http), control) = (sockets.next(), sockets.next(), sockets.next()) else {
+        return Err(HandoverError::Answer("not two sockets"));
+    };
     Ok(Inherited {
         pg: listener(pg)?,
         http: listener(http)?,
+        control: control.map(listener).transpose()?,
         number: header.number,
         last_session: header.last_session,
         predecessor: stream,
@@ -132,7 +138,7 @@ fn listener(socket: OwnedFd) -> Result<TcpListener, HandoverError> {
 
 /// One message: the header and the descriptors that came with it.
 fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut header = vec![0_u8; HEADER_MAX];
     let received = recvmsg(
@@ -222,6 +228,7 @@ pub(crate) struct Estate {
     pub(crate) router: Arc<Router>,
     pub(crate) pg: Arc<TcpListener>,
     pub(crate) http: Arc<TcpListener>,
+    pub(crate) control: Option<Arc<TcpListener>>,
 }
 
 impl Estate {
@@ -288,12 +295,15 @@ impl Estate {
             .map_err(HandoverError::Socket)?;
         tracing::info!("the successor serves: draining");
         self.router.replaced.cancel();
+        // The rebalancer speaks to the successor.
+        self.router.holds.end_all();
         Ok(stream)
     }
 
     fn send(&self, stream: &UnixStream, header: &[u8]) -> io::Result<()> {
-        let sockets = [self.pg.as_fd(), self.http.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut sockets = vec![self.pg.as_fd(), self.http.as_fd()];
+        sockets.extend(self.control.as_ref().map(AsFd::as_fd));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&sockets));
         sendmsg(

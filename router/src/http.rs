@@ -9,13 +9,16 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
+use tenantry_schema::control::CONTROL_PREFIX;
 use tenantry_schema::follow::{FleetSource, FollowStatus};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::control;
 use crate::metrics::tenants;
 use crate::router::Router;
 
@@ -27,6 +30,15 @@ const HEAD_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 pub(crate) struct Http {
     pub(crate) router: Arc<Router>,
     pub(crate) follow: watch::Receiver<FollowStatus>,
+    pub(crate) serves: Serves,
+}
+
+/// What is served at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Serves {
+    Pages,
+    Control,
+    All,
 }
 
 impl Http {
@@ -47,8 +59,8 @@ impl Http {
             let (shutdown, replaced) = (shutdown.clone(), replaced.clone());
             tasks.spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = http.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
+                    let http = http.clone();
+                    async move { Ok::<_, Infallible>(http.serve_one(request).await) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -73,6 +85,17 @@ impl Http {
         drop(listener);
         tasks.close();
         tasks.wait().await;
+    }
+
+    async fn serve_one(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let is_control = request.uri().path().starts_with(CONTROL_PREFIX);
+        match self.serves {
+            Serves::Control | Serves::All if is_control => {
+                control::answer(&self.router, request).await
+            }
+            Serves::Control => problem(StatusCode::NOT_FOUND, "served here: the control plane"),
+            Serves::Pages | Serves::All => self.answer(&request),
+        }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -139,6 +162,7 @@ impl Http {
         );
         let contact_age = follow.contact.map(|contact| contact.elapsed());
         metrics.stopping(self.router.refuses_sessions(), contact_age);
+        metrics.moving(self.router.holds.len());
         for pool in self.router.pools.all() {
             metrics.pool(&pool.shard_name(), pool.stats());
         }
@@ -203,7 +227,12 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     response
 }
 
-fn json_response(status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
+/// A body of plain data, which has a form in JSON.
+pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
+    let (status, body) = match serde_json::to_string(body) {
+        Ok(body) => (status, body),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned()),
+    };
     let mut response = text(status, format!("{body}\n"));
     response
         .headers_mut()

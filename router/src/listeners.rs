@@ -34,6 +34,8 @@ pub enum ListenError {
 pub(crate) struct Sockets {
     pub(crate) pg: Arc<TcpListener>,
     pub(crate) http: Arc<TcpListener>,
+    /// If the control plane has a place of its own.
+    pub(crate) control: Option<Arc<TcpListener>>,
     /// Number, last session, and the way back.
     pub(crate) inherited: Option<(u16, u32, UnixStream)>,
 }
@@ -47,24 +49,36 @@ impl Sockets {
                 .map_err(ListenError::Handover)?,
             None => None,
         };
-        Ok(match inherited {
+        let mut sockets = match inherited {
             Some(Inherited {
                 pg,
                 http,
+                control,
                 number,
                 last_session,
                 predecessor,
             }) => Self {
                 pg: Arc::new(pg),
                 http: Arc::new(http),
+                control: control.map(Arc::new),
                 inherited: Some((number, last_session, predecessor)),
             },
             None => Self {
                 pg: Arc::new(listen(config.listen).await?),
                 http: Arc::new(listen(config.http_listen).await?),
+                control: None,
                 inherited: None,
             },
-        })
+        };
+        match config.control_listen {
+            // The running router may have had none.
+            Some(address) if sockets.control.is_none() => {
+                sockets.control = Some(Arc::new(listen(address).await?));
+            }
+            Some(_) => {}
+            None => sockets.control = None,
+        }
+        Ok(sockets)
     }
 }
 

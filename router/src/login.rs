@@ -332,6 +332,7 @@ impl Login {
         Ok(LoggedIn {
             serving: Serving::Fleet(Box::new(Connection {
                 route: Route::default(),
+                moving: None,
                 router,
                 stream: self.stream,
                 input: self.input,

@@ -53,6 +53,10 @@ pub(crate) struct Metrics {
     refusals: Family<NameLabel, Counter>,
     servers_lost: Counter,
     wait: Histogram,
+    hold_wait: Histogram,
+    tenants_moving: Gauge,
+    fence_replays: Counter,
+    fence_follows: Counter,
     pool_open: Family<ShardLabel, Gauge>,
     pool_idle: Family<ShardLabel, Gauge>,
     pool_waiting: Family<ShardLabel, Gauge>,
@@ -85,6 +89,11 @@ impl Metrics {
             servers_lost: Counter::default(),
             // 10 microseconds to 80 seconds.
             wait: Histogram::new(exponential_buckets(1e-5, 3.0, 15)),
+            // 100 microseconds to 13 seconds.
+            hold_wait: Histogram::new(exponential_buckets(1e-4, 2.0, 18)),
+            tenants_moving: Gauge::default(),
+            fence_replays: Counter::default(),
+            fence_follows: Counter::default(),
             pool_open: Family::default(),
             pool_idle: Family::default(),
             pool_waiting: Family::default(),
@@ -175,6 +184,27 @@ impl Metrics {
             "Wait for a server connection that was not idle",
             Unit::Seconds,
             self.wait.clone(),
+        );
+        r.register_with_unit(
+            "tenant_hold_wait",
+            "Wait of a transaction because its tenant moves",
+            Unit::Seconds,
+            self.hold_wait.clone(),
+        );
+        r.register(
+            "tenants_moving",
+            "Tenants that this router knows to be moving",
+            self.tenants_moving.clone(),
+        );
+        r.register(
+            "fence_replays",
+            "Transactions that met their tenant's fence and were begun again",
+            self.fence_replays.clone(),
+        );
+        r.register(
+            "fence_follows",
+            "Tenants that this router has followed to another shard before it was told",
+            self.fence_follows.clone(),
         );
         r.register(
             "pool_connections",
@@ -282,6 +312,23 @@ impl Metrics {
 
     pub(crate) fn waited(&self, wait: Duration) {
         self.wait.observe(wait.as_secs_f64());
+    }
+
+    pub(crate) fn held(&self, wait: Duration) {
+        self.hold_wait.observe(wait.as_secs_f64());
+    }
+
+    pub(crate) fn moving(&self, tenants: usize) {
+        self.tenants_moving
+            .set(i64::try_from(tenants).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn replayed(&self) {
+        self.fence_replays.inc();
+    }
+
+    pub(crate) fn followed(&self) {
+        self.fence_follows.inc();
     }
 
     pub(crate) fn pool(&self, shard: &str, stats: crate::pool::PoolStats) {

@@ -13,19 +13,27 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ROUTER_NUMBER_MAX};
 use crate::router::Router;
 
+/// Where a router listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places {
+    pub(crate) pg: SocketAddr,
+    pub(crate) control: SocketAddr,
+}
+
 /// How long a start waits for the catalog to give the router its number.
 const REGISTRATION_TIME: Duration = Duration::from_secs(2);
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(5);
 
 /// The router's number: configured, the catalog's, or, while the catalog is away, one that the
 /// name decides. Two routers with one number confuse nobody's data, only their cancels.
-pub(crate) async fn number(config: &Config, listening: SocketAddr) -> u16 {
+pub(crate) async fn number(config: &Config, listening: Places) -> u16 {
     if config.number != 0 {
         return config.number;
     }
     let registered = timeout(REGISTRATION_TIME, async {
         let catalog = Catalog::connect(&config.catalog_url).await?;
-        register(&catalog, config, listening, None).await
+        let control = control_address(config, listening.control);
+        register(&catalog, config, listening, control, None).await
     });
     match registered.await {
         Ok(Ok(number)) => number,
@@ -46,14 +54,15 @@ pub(crate) async fn number(config: &Config, listening: SocketAddr) -> u16 {
 async fn register(
     catalog: &Catalog,
     config: &Config,
-    listening: SocketAddr,
+    listening: Places,
+    control_address: Option<String>,
     number: Option<u16>,
 ) -> Result<u16, CatalogError> {
-    let peer_address = peer_address(config, listening);
+    let peer_address = peer_address(config, listening.pg);
     let router = NewRouter {
         name: &config.name,
         number,
-        control_address: None,
+        control_address: control_address.as_deref(),
         peer_address: peer_address.as_deref(),
     };
     catalog.register_router(router).await
@@ -66,14 +75,16 @@ fn peer_address(config: &Config, listening: SocketAddr) -> Option<String> {
     config.peer_address.clone().or_else(own)
 }
 
+/// Where the rebalancer reaches this router, by the same rule.
+fn control_address(config: &Config, listening: SocketAddr) -> Option<String> {
+    let own = || (!listening.ip().is_unspecified()).then(|| listening.to_string());
+    config.control_address.clone().or_else(own)
+}
+
 /// Tells the catalog that the router lives and how far it has followed, and learns of the others.
 /// A catalog that is away costs nothing but the next attempt. A router that was `replaced` leaves
 /// the entry to its successor.
-pub(crate) async fn heartbeat(
-    router: Arc<Router>,
-    listening: SocketAddr,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn heartbeat(router: Arc<Router>, listening: Places, shutdown: CancellationToken) {
     let mut tick = interval(HEARTBEAT_PERIOD);
     let mut registered: Option<(Catalog, u16)> = None;
     loop {
@@ -105,7 +116,7 @@ pub(crate) async fn heartbeat(
 
 async fn beat(
     router: &Router,
-    listening: SocketAddr,
+    listening: Places,
     registered: Option<(Catalog, u16)>,
 ) -> Result<Option<(Catalog, u16)>, CatalogError> {
     let number = router.cancels.number();
@@ -114,7 +125,15 @@ async fn beat(
         None => {
             let config = Arc::clone(&router.config());
             let catalog = Catalog::connect(&config.catalog_url).await?;
-            let id = register(&catalog, &config, listening, Some(number)).await?;
+            let control = router
+                .control_token()
+                .and_then(|_| control_address(&config, listening.control));
+            if control.is_none() {
+                tracing::warn!(
+                    "no control plane: tenants that move are not held here; it needs a control_token in the secrets file, and router.control_address where it listens on every address"
+                );
+            }
+            let id = register(&catalog, &config, listening, control, Some(number)).await?;
             if id != number {
                 tracing::warn!(
                     number,

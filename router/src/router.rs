@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU16};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tenantry_schema::catalog::HeatEvent;
 use tenantry_schema::causes::one_line;
 use tenantry_schema::fleet::{Fleet, Role};
 use tenantry_schema::follow::FollowStatus;
-use tenantry_schema::secrets::SecretsFile;
+use tenantry_schema::secrets::{Password, SecretsFile};
 use tenantry_schema::shard::{Shard, ShardId, ShardState};
 use tenantry_schema::tenant::{TenantId, TenantState};
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ use crate::console::Shutdown;
 use crate::error::Refusal;
 use crate::fleet::FleetWatch;
 use crate::handover::Predecessor;
+use crate::holds::Holds;
 use crate::identify::check_tenant;
 use crate::limits::{self, Limiters, TimeLimits};
 use crate::metrics::Metrics;
@@ -44,6 +45,9 @@ use crate::tls::{self, ClientSide, ShardSide, TlsError};
 
 /// Startup settings remembered as valid, with what the server reported for them.
 const STARTUPS_MAX: usize = 1024;
+
+/// A router that has not heard of the catalog for so long may be cut off from the rebalancer as well.
+const CONTACT_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Reported settings by name.
 pub(crate) type Reported = Arc<BTreeMap<String, String>>;
@@ -69,6 +73,8 @@ pub(crate) struct Router {
     /// Its number in the catalog; 0 while it is not registered there.
     pub(crate) registered: AtomicU16,
     pub(crate) limiters: Limiters,
+    /// Tenants that move.
+    pub(crate) holds: Holds,
     /// The tenants that are hot, as the catalog had it last.
     pub(crate) hot: ArcSwap<Vec<HeatEvent>>,
     /// Sessions of each role.
@@ -84,6 +90,8 @@ pub(crate) struct Router {
     pub(crate) arrivals: Arc<Arrivals>,
     /// Makes the salts of roles that do not exist.
     mock_secret: ArcSwap<[u8; 32]>,
+    /// What the rebalancer must show.
+    control_token: ArcSwapOption<Password>,
     stop: Stop,
     follow: watch::Receiver<FollowStatus>,
     source: Option<ReadConfig>,
@@ -163,6 +171,7 @@ impl Router {
             peers: Peers::default(),
             registered: AtomicU16::new(0),
             limiters: Limiters::default(),
+            holds: Holds::default(),
             hot: ArcSwap::default(),
             role_sessions: Places::default(),
             replaced: CancellationToken::new(),
@@ -173,12 +182,14 @@ impl Router {
             arrivals: Arc::new(Arrivals::default()),
             // Until the secrets file can be read.
             mock_secret: ArcSwap::from_pointee(rand::random()),
+            control_token: ArcSwapOption::empty(),
             startups: Mutex::new(BTreeMap::new()),
             config: ArcSwap::from_pointee(config),
         };
         router
             .metrics
             .certificate_expires(router.client_tls.current().not_after());
+        router.holds.set_warned(false);
         match secrets {
             Ok(secrets) => router.adopt_secrets(&secrets),
             Err(error) => {
@@ -198,6 +209,29 @@ impl Router {
         if let Some(secret) = secrets.mock_secret() {
             self.mock_secret.store(Arc::new(secret));
         }
+        let token = secrets.control_token.clone();
+        self.control_token.store(token.map(Arc::new));
+    }
+
+    /// What the rebalancer must show; without one there is no control plane.
+    pub(crate) fn control_token(&self) -> Option<Arc<Password>> {
+        self.control_token.load_full()
+    }
+
+    /// Looks after the tenants that move: forgets what is over, and whether a rebalancer would find this router.
+    pub(crate) fn tend_holds(&self) {
+        if self.replaced.is_cancelled() {
+            self.holds.end_all();
+        }
+        self.holds.prune(Instant::now());
+        let contact = self.follow.borrow().contact;
+        let in_contact = contact.is_some_and(|contact| contact.elapsed() < CONTACT_AGE_MAX);
+        let registered = self.registered.load(Ordering::Relaxed) != 0;
+        let warned = in_contact
+            && registered
+            && self.control_token.load().is_some()
+            && !self.replaced.is_cancelled();
+        self.holds.set_warned(warned);
     }
 
     /// A place among the sessions of a role.

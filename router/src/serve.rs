@@ -18,12 +18,12 @@ use crate::config::{Change, Config, ConfigError};
 use crate::console::Shutdown;
 use crate::fleet::FleetWatch;
 use crate::handover::Estate;
-use crate::http::Http;
+use crate::http::{Http, Serves};
 use crate::listeners::{ListenError, Sockets, local, take_the_place};
 use crate::load;
 use crate::login::{LoginEnd, login};
 use crate::overtime;
-use crate::registration::{heartbeat, number};
+use crate::registration::{Places, heartbeat, number};
 use crate::reload::{ReadConfig, ReloadError};
 use crate::router::{Router, TlsSides};
 use crate::socket::prepare_socket;
@@ -70,6 +70,8 @@ pub struct Running {
     pub pg_addr: SocketAddr,
     /// Where HTTP clients connect.
     pub http_addr: SocketAddr,
+    /// Where the rebalancer connects.
+    pub control_addr: SocketAddr,
     /// What the router knows of the catalog.
     pub follow: watch::Receiver<FollowStatus>,
     router: Arc<Router>,
@@ -123,6 +125,14 @@ pub async fn start_from(
         local(&sockets.pg, config.listen)?,
         local(&sockets.http, config.http_listen)?,
     );
+    let control_addr = match (&sockets.control, config.control_listen) {
+        (Some(listener), Some(address)) => local(listener, address)?,
+        _ => http_addr,
+    };
+    let places = Places {
+        pg: pg_addr,
+        control: control_addr,
+    };
     let threads = Arc::new(Threads::start(config.threads).map_err(RouterError::Threads)?);
     let background = CancellationToken::new();
     let (tasks, sessions) = (TaskTracker::new(), TaskTracker::new());
@@ -131,7 +141,7 @@ pub async fn start_from(
     let follow = follow(&config, &fleet, &tasks, &background)?;
     let number = match &sockets.inherited {
         Some((number, _, _)) => *number,
-        None => number(&config, pg_addr).await,
+        None => number(&config, places).await,
     };
     let router = Arc::new(Router::new(
         config,
@@ -143,11 +153,12 @@ pub async fn start_from(
     ));
     tasks.spawn(maintain(Arc::clone(&router), background.clone()));
     tasks.spawn(overtime::watch(Arc::clone(&router), background.clone()));
-    tasks.spawn(heartbeat(Arc::clone(&router), pg_addr, background.clone()));
+    tasks.spawn(heartbeat(Arc::clone(&router), places, background.clone()));
     tasks.spawn(load::publish(Arc::clone(&router), background.clone()));
     let served = Http {
         router: Arc::clone(&router),
         follow: follow.clone(),
+        serves: Serves::Pages,
     };
     tasks.spawn(serve(
         Arc::clone(&router),
@@ -160,6 +171,7 @@ pub async fn start_from(
     Ok(Running {
         pg_addr,
         http_addr,
+        control_addr,
         follow,
         router,
         sessions,
@@ -306,12 +318,34 @@ async fn serve(
         }
     }
     router.serves.store(true, Ordering::Release);
+    let control = sockets.control.clone().map(|listener| {
+        let control = Http {
+            serves: Serves::Control,
+            ..http.clone()
+        };
+        control.serve(listener, background.clone())
+    });
+    let control = async {
+        if let Some(control) = control {
+            control.await;
+        }
+    };
+    let http = Http {
+        // Without a place of its own the control plane is where the rest is.
+        serves: if sockets.control.is_some() {
+            Serves::Pages
+        } else {
+            Serves::All
+        },
+        ..http
+    };
     let http = http.serve(Arc::clone(&sockets.http), background.clone());
     let estate = router.config().handover_socket.clone().map(|path| {
         let estate = Estate {
             router: Arc::clone(&router),
             pg: Arc::clone(&sockets.pg),
             http: Arc::clone(&sockets.http),
+            control: sockets.control.clone(),
         };
         estate.await_successor(path, background)
     });
@@ -320,7 +354,8 @@ async fn serve(
             estate.await;
         }
     };
-    tokio::join!(accept(router, sockets.pg, threads, sessions), http, estate);
+    let accept = accept(router, sockets.pg, threads, sessions);
+    tokio::join!(accept, http, control, estate);
 }
 
 async fn accept(
@@ -396,6 +431,7 @@ async fn maintain(router: Arc<Router>, shutdown: CancellationToken) {
         }
         router.activity.tick();
         router.renew_from_files();
+        router.tend_holds();
         for pool in router.pools.all() {
             pool.prune();
         }

@@ -174,6 +174,10 @@ async fn every_show_has_the_columns_it_says_in_both_protocols() {
         ),
         ("SHOW ROUTERS", "id name peer_address"),
         ("SHOW FLEET", "key value"),
+        (
+            "SHOW MOVES",
+            "tenant slug move phase source destination in_flight waiting held",
+        ),
         ("SHOW TENANTS", "tenant slug state plan shard pinned epoch"),
         (
             "SHOW TOP_TENANTS",

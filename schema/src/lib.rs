@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod causes;
 pub mod change;
+pub mod control;
 pub mod directory;
 pub mod fleet;
 pub mod follow;

@@ -27,6 +27,10 @@ pub struct SecretsFile {
     /// every router of the fleet must have the same. Files written before there was one derive it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mock_authentication_nonce: Option<Password>,
+    /// What the rebalancer shows routers that it asks to hold a tenant; every router of the fleet must have the same.
+    /// Without one, routers have no control plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_token: Option<Password>,
 }
 
 /// Secrets of one shard.
@@ -130,11 +134,12 @@ impl SecretsFile {
         })
     }
 
-    /// A file without shards, with a nonce of its own.
+    /// A file without shards, with a nonce and a control token of its own.
     pub fn generate() -> Self {
         Self {
             shards: BTreeMap::new(),
             mock_authentication_nonce: Some(Password::generate()),
+            control_token: Some(Password::generate()),
         }
     }
 

@@ -131,6 +131,8 @@ fn router(reader: &mut Reader<'_>) -> tenantry_router::Config {
     tenantry_router::Config {
         listen: reader.value("router.listen", default.listen),
         http_listen: reader.value("router.http_listen", default.http_listen),
+        control_listen: reader.optional("router.control_listen"),
+        control_address: reader.optional("router.control_address"),
         snapshot_file: reader.path("router.snapshot_file"),
         name: reader.value("router.name", default.name),
         number: reader.value("router.number", default.number),

@@ -107,6 +107,8 @@ macro_rules! settings {
 settings! {
     Restart "router.listen" = listen;
     Restart "router.http_listen" = http_listen;
+    Restart "router.control_listen" = control_listen;
+    Restart "router.control_address" = control_address;
     Restart "catalog.url" = catalog_url;
     Restart "secrets.file" = secrets_file;
     Restart "router.snapshot_file" = snapshot_file;

@@ -64,6 +64,7 @@ pub(super) enum Show {
     Tenant(String),
     TopTenants(usize),
     HotTenants,
+    Moves,
     Limits,
 }
 
@@ -230,6 +231,7 @@ fn show(words: &[&str]) -> Result<Command, Complaint> {
         ["tenants", "limit", count] => Show::Tenants(limit(count)?),
         ["tenant", name] => Show::Tenant((*name).to_owned()),
         ["hot_tenants"] => Show::HotTenants,
+        ["moves"] => Show::Moves,
         ["limits"] => Show::Limits,
         ["top_tenants"] => Show::TopTenants(LIMIT),
         ["top_tenants", "limit", count] => Show::TopTenants(limit(count)?),

@@ -10,6 +10,7 @@ mod gate;
 mod lease;
 mod limits;
 mod pools;
+mod sample;
 mod waiting;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(crate) use self::gate::Gate;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::limits::PoolLimits;
 pub(crate) use self::pools::Pools;
+pub(crate) use self::sample::Sample;
 
 use self::connections::{Inner, Turn};
 use self::lease::{Grant, Slot};

@@ -32,6 +32,13 @@ pub(crate) struct Prepared {
     settings_hash: u64,
 }
 
+impl Prepared {
+    /// Whether it was analysed under settings of this hash.
+    pub(crate) fn is_for(&self, settings_hash: u64) -> bool {
+        self.settings_hash == settings_hash
+    }
+}
+
 impl PartialEq for Prepared {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
@@ -166,6 +173,16 @@ impl PreparedCache {
 
     pub(crate) fn remove(&mut self, prepared: &Prepared) {
         self.used_at.remove(&prepared.id);
+    }
+
+    /// Whether one more would close one that is held.
+    pub(crate) fn is_full(&self) -> bool {
+        self.used_at.len() >= self.max
+    }
+
+    /// Every statement held, in no particular order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Prepared>> {
+        self.used_at.values().map(|(_, prepared)| prepared)
     }
 
     /// Statements held.

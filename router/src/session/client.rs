@@ -44,6 +44,9 @@ impl Session {
         if self.passing_in > 0 {
             return self.pass_in(input, server);
         }
+        if self.asked.is_some() {
+            return Next::Wait;
+        }
         if self.again.is_some()
             && let Some(next) = self.take_up_again(input)
         {

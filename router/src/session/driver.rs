@@ -5,6 +5,7 @@
 //! without reading cannot deadlock with a server that does the same.
 
 mod limited;
+mod moving;
 mod shown;
 mod sockets;
 mod waiting;
@@ -20,6 +21,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::moving::Moving;
 use self::sockets::Io;
 use self::waiting::Unavailable;
 use super::overtime::Abandoned;
@@ -62,6 +64,8 @@ pub(crate) struct Connection {
     pub(crate) route: Route,
     /// The limits of its tenant.
     pub(crate) gate: Gate,
+    /// Its tenant moves.
+    pub(crate) moving: Option<Box<Moving>>,
 }
 
 /// What a wait brought.
@@ -151,24 +155,31 @@ impl Connection {
                     self.session.fatal(&refusal);
                     return Some(Ended::Orderly);
                 }
+                if self.moving.is_some() {
+                    self.heed_turn();
+                }
                 if lease.is_some() && self.session.is_at_rest() {
+                    self.heed_moves(self.session.tenant());
                     // Boxed: it would make every session's state larger.
                     let checked = self.router.check_kept(&self.session, &mut self.route);
                     let admitted = checked.and_then(|()| self.admit_kept());
                     withheld = admitted.err().map(Box::new);
                 } else if lease.is_some() {
                     self.heed_limits();
+                    self.heed_hold();
                 }
             }
             if self.session.output.len() > HIGH_WATER {
                 return None;
             }
-            // Without it, a transaction asks for a connection and is refused.
-            let server = lease.as_mut().filter(|_| withheld.is_none());
+            // Without it, a transaction asks for a connection: and is refused, or waits for what the guard says.
+            let must_probe = self.session.must_probe();
+            let server = lease.as_mut().filter(|_| withheld.is_none() && !must_probe);
             let link = server
                 .and_then(Lease::server)
                 .map(|server| &mut server.link);
             match self.session.next(&mut self.input, link) {
+                Next::More if self.session.is_entered_for_nothing() => self.leave(lease),
                 Next::More => {}
                 Next::Wait => {
                     self.give_buffers_back(lease);
@@ -176,30 +187,61 @@ impl Connection {
                     return None;
                 }
                 Next::Close => return Some(Ended::Orderly),
+                Next::Acquire(_) if lease.is_some() && withheld.is_none() => {
+                    match Box::pin(self.enter(lease)).await {
+                        Ok(asked) => just_acquired = asked,
+                        Err(unavailable) => {
+                            if let Some(ended) = self.unavailable(unavailable) {
+                                return Some(ended);
+                            }
+                        }
+                    }
+                }
                 Next::Acquire(tenant) => {
-                    let acquired = match self.acquire_at_once(withheld, tenant) {
-                        Ok(Some(acquired)) => Ok(acquired),
-                        Ok(None) => Box::pin(self.acquire(tenant)).await,
-                        Err(refusal) => Err(refusal.into()),
+                    self.heed_moves(tenant);
+                    let mut passed = Ok(());
+                    if self.moving.is_some() {
+                        passed = Box::pin(self.pass_hold()).await;
+                    }
+                    let acquired = match passed {
+                        Ok(()) => match self.acquire_at_once(withheld, tenant) {
+                            Ok(Some(acquired)) => Ok(acquired),
+                            Ok(None) => Box::pin(self.acquire(tenant)).await,
+                            Err(refusal) => Err(refusal.into()),
+                        },
+                        Err(unavailable) => Err(unavailable),
                     };
                     match acquired {
                         Ok(acquired) => {
                             *lease = Some(acquired);
                             just_acquired = true;
                         }
-                        Err(Unavailable::Refused(refusal)) => {
-                            self.gate.end();
-                            self.meter.refused();
-                            self.router.metrics.refused(refusal.name());
-                            self.session.acquire_failed(&refusal, &mut self.input);
-                        }
-                        Err(Unavailable::ClientGone) => return Some(Ended::ClientGone),
-                        Err(Unavailable::Killed) => {
-                            self.session.fatal(&Refusal::Shutdown);
-                            return Some(Ended::Orderly);
+                        Err(unavailable) => {
+                            if let Some(ended) = self.unavailable(unavailable) {
+                                return Some(ended);
+                            }
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// The session gets no connection: `Some` ends it, otherwise its statement is refused.
+    #[cold]
+    fn unavailable(&mut self, unavailable: Unavailable) -> Option<Ended> {
+        match unavailable {
+            Unavailable::Refused(refusal) => {
+                self.gate.end();
+                self.meter.refused();
+                self.router.metrics.refused(refusal.name());
+                self.session.acquire_failed(&refusal, &mut self.input);
+                None
+            }
+            Unavailable::ClientGone => Some(Ended::ClientGone),
+            Unavailable::Killed => {
+                self.session.fatal(&Refusal::Shutdown);
+                Some(Ended::Orderly)
             }
         }
     }
@@ -273,6 +315,9 @@ impl Connection {
         }
         let mut lease = lease.take()?;
         self.note_release(&mut lease);
+        if let Some(moving) = &mut self.moving {
+            moving.end_transaction();
+        }
         if self.slot.let_go() {
             give_back_if_clean(lease)
         } else {
@@ -330,6 +375,9 @@ impl Connection {
             .pool()
             .map_or_else(String::new, |pool| pool.shard_name());
         self.note_release(&mut gone);
+        if let Some(moving) = &mut self.moving {
+            moving.end_transaction();
+        }
         self.router.metrics.server_lost();
         self.session.server_lost(&shard)
     }

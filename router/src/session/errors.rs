@@ -40,6 +40,12 @@ impl Session {
             *failed = true;
             return Ok(());
         }
+        if self.asked.is_some() {
+            if !matches!(self.expects.front(), Some(Expect::Aside)) {
+                self.probe_failed(&fields, server);
+            }
+            return Ok(());
+        }
         self.channel_found = None;
         if self.check_failed(message, &fields, &server.state) {
             return Ok(());
@@ -175,7 +181,7 @@ impl Session {
     }
 
     /// Errors that say that the session behind the connection is not what it was taken for.
-    fn distrust(&self, fields: &backend::ErrorFields, server: &mut ServerState) {
+    pub(super) fn distrust(&self, fields: &backend::ErrorFields, server: &mut ServerState) {
         match fields.code.as_str() {
             // Somebody wrote the setting by other means than ours.
             "42704" | "42501" => server.bound = Bound::Unknown,

@@ -92,6 +92,10 @@ pub(crate) enum Expect {
     Notify {
         withhold: bool,
     },
+    /// Ours: a row; the tenant is served here.
+    Probe,
+    /// Ours: all replies to a Sync or a ROLLBACK that clears away what the client knows nothing of.
+    Aside,
     /// Ours: CloseComplete of an evicted statement, or of a portal (`None`).
     HiddenClose(Option<Arc<Prepared>>),
     /// Ours: a portal that does not exist is executed, to make the server roll back.
@@ -159,6 +163,8 @@ impl Expect {
                 | Self::Channel { .. }
                 | Self::Notify { .. }
                 | Self::HiddenClose(_)
+                | Self::Probe
+                | Self::Aside
                 | Self::HiddenAbort
                 | Self::HiddenDescribe
                 | Self::HiddenSync
@@ -193,6 +199,7 @@ impl Expect {
         matches!(
             self,
             Self::HiddenSync
+                | Self::Aside
                 | Self::Sync
                 | Self::Query { .. }
                 | Self::Check { .. }
@@ -418,7 +425,7 @@ impl Expects {
                     owed += 1;
                     open = false;
                 }
-                Expect::HiddenSync => open = false,
+                Expect::HiddenSync | Expect::Aside => open = false,
                 Expect::Undo(_) | Expect::Check { .. } | Expect::HiddenQuery { .. } => {}
                 _ => open = true,
             }

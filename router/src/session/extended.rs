@@ -99,6 +99,9 @@ impl Session {
         }
         let Some(server) = server else {
             self.looked_at = Some(ordinary);
+            if self.probes && !ordinary && sql::may_end_transactions(parse.text, self.scs()) {
+                self.shun_probe();
+            }
             return Ok(self.acquire());
         };
         if !ordinary && sql::may_end_transactions(parse.text, self.scs()) {

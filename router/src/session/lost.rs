@@ -16,6 +16,10 @@ impl Session {
             return false;
         }
         let listened = !self.state.channels().is_empty();
+        if self.forget_probe() && !listened {
+            self.forget_server();
+            return true;
+        }
         let goes_on = self.answer_for_lost(shard);
         match (listened, self.last_words.take()) {
             (true, Some(fields)) => {
@@ -108,6 +112,7 @@ impl Session {
         self.copy_in = false;
         self.copy_starting = false;
         self.sync_owed = false;
+        self.entered = false;
         self.unproven = false;
         self.passing_in_open = false;
         self.withheld = None;

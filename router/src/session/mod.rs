@@ -24,6 +24,7 @@ mod lost;
 mod observe;
 mod overtime;
 mod portals;
+mod probe;
 mod prologue;
 mod read_only;
 mod replies;
@@ -53,11 +54,13 @@ use tenantry_wire::frame;
 
 pub(crate) use self::again::Kept;
 pub(crate) use self::observe::Observed;
+pub(crate) use self::probe::Turned;
 pub(crate) use self::special::unsafe_encoding;
 pub(crate) use self::state::{Assigned, Settings};
 
 use self::again::Again;
 use self::expect::{Expect, Expects};
+use self::probe::Asked;
 use self::script::Script;
 use self::state::{State, View};
 use self::statements::Statements;
@@ -246,6 +249,18 @@ pub(crate) struct Session {
     home: Option<ShardId>,
     /// The shard of the server connection that the session was given last.
     held: Option<ShardId>,
+    /// A tenant may move before this router knows.
+    warned: bool,
+    /// The guard is asked before each transaction, because the tenant moves,
+    probes: bool,
+    /// but not before this one.
+    shuns_probe: bool,
+    /// It has been asked.
+    asked: Option<Box<Asked>>,
+    /// It has answered, in a transaction that is open for the client's message.
+    entered: bool,
+    /// The transaction did not begin.
+    turned: Option<Turned>,
     counts: Counts,
     /// Statements are remembered for the log.
     observing: bool,
@@ -327,6 +342,12 @@ impl Session {
             looked_at: None,
             home: None,
             held: None,
+            warned: false,
+            probes: false,
+            shuns_probe: false,
+            asked: None,
+            entered: false,
+            turned: None,
             counts: Counts::default(),
             observing: false,
             observed: None,
@@ -348,6 +369,20 @@ impl Session {
     /// The session has been given a connection to this shard.
     pub(crate) fn set_held(&mut self, shard: Option<ShardId>) {
         self.held = shard;
+    }
+
+    /// The shard of the server connection that the session was given last.
+    pub(crate) fn held(&self) -> Option<ShardId> {
+        self.held
+    }
+
+    /// Whether what the client sends has to be kept until it is known that its tenant is served.
+    pub(crate) fn set_warned(&mut self, warned: bool) {
+        self.warned = warned;
+    }
+
+    pub(crate) fn is_warned(&self) -> bool {
+        self.warned
     }
 
     pub(crate) fn set_home(&mut self, shard: Option<ShardId>) {
@@ -396,6 +431,7 @@ impl Session {
             && !self.copy_in
             && !self.copy_starting
             && !self.sync_owed
+            && !self.entered
             && self.passing_in == 0
     }
 
@@ -434,6 +470,7 @@ impl Session {
             || self.copy_in
             || self.copy_starting
             || self.sync_owed
+            || self.entered
             || self.passing > 0
             || self.passing_in > 0
     }
@@ -535,6 +572,7 @@ impl Session {
         }
         self.batch = Batch::default();
         self.again = None;
+        self.shuns_probe = false;
         let status = self.status();
         backend::put_ready(&mut self.output, status);
     }

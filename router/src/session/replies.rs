@@ -239,7 +239,10 @@ impl Session {
         let command = backend::command_complete(&message[HEAD_LEN..])
             .map_err(|error| ServerFault::Malformed(error.to_string()))?;
         match self.expects.front_mut() {
-            Some(Expect::Fallback { .. } | Expect::HiddenQuery { .. }) => return Ok(()),
+            Some(Expect::Fallback { .. } | Expect::HiddenQuery { .. } | Expect::Aside) => {
+                return Ok(());
+            }
+            Some(Expect::Probe) => self.probe_passed(),
             Some(Expect::HiddenExecute(_)) => {
                 self.expects.pop();
                 self.flush_local();
@@ -463,12 +466,17 @@ impl Session {
             self.script_checked(outcome, status, server);
             return Ok(());
         }
+        if let Some(Expect::Aside) = self.expects.front() {
+            self.cleared_away(status, server);
+            return Ok(());
+        }
         if let Some(Expect::HiddenQuery { failed: true }) = self.expects.front() {
             self.expects.pop();
             self.check_broken(status, server);
             return Ok(());
         }
         self.unproven = false;
+        self.entered = false;
         self.report_rollback();
         let shown = match self.expects.pop() {
             Some(Expect::HiddenSync | Expect::HiddenQuery { .. }) => false,
@@ -487,6 +495,7 @@ impl Session {
             server.state.kept.answered();
             self.overdue = None;
             self.again = None;
+            self.shuns_probe = false;
             self.progress.0 = self.progress.0.wrapping_add(1);
             if applied {
                 self.report_applied(&server.state);

@@ -47,6 +47,9 @@ impl Session {
             }
             Survey::Forward(effects, modes) => {
                 let ahead = modes && matches!(self.tx, Tx::Idle);
+                if ahead && self.probes {
+                    self.shun_probe();
+                }
                 if ahead && !self.settle(server.as_deref_mut()) {
                     return Ok(Handled::Later);
                 }
@@ -113,7 +116,9 @@ impl Session {
             };
             index + 1 < ranges.len() && returns
         });
-        whole &= !ends_within;
+        // The question before a transaction takes a snapshot, as an isolation level must not have one before it.
+        let snapshot_comes_first = modes && self.probes && ranges.len() > 1;
+        whole &= !(ends_within || snapshot_comes_first);
         if whole && (ranges.len() > 1 || !self.single_is_local(&effects)) {
             return Survey::Forward(effects, modes);
         }

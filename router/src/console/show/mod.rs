@@ -5,6 +5,7 @@
 
 mod fleet;
 mod limits;
+mod moves;
 mod pools;
 mod sessions;
 mod stats;
@@ -28,7 +29,7 @@ SHOW HELP|VERSION|STATE|CONFIG|LISTS|MEM
 SHOW CLIENTS|SERVERS|POOLS|QUEUES|DATABASES|USERS|SOCKETS|ACTIVE_SOCKETS
 SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 SHOW FLEET|SHARDS|ROUTERS|TENANTS [LIMIT n]|TENANT name|TOP_TENANTS [LIMIT n]
-SHOW LIMITS|HOT_TENANTS
+SHOW LIMITS|HOT_TENANTS|MOVES
 PAUSE [shard]
 RESUME [shard]
 DISABLE shard
@@ -89,6 +90,7 @@ fn heads_of(what: &Show) -> &'static [Head] {
         Show::TopTenants(_) => fleet::TOP_TENANTS,
         Show::HotTenants => limits::HOT_TENANTS,
         Show::Limits => limits::LIMITS,
+        Show::Moves => moves::MOVES,
     }
 }
 
@@ -133,6 +135,7 @@ pub(super) fn answer(router: &Arc<Router>, what: &Show) -> Result<Outcome, Compl
         Show::TopTenants(limit) => fleet::top_tenants(router, *limit, &mut table),
         Show::HotTenants => limits::hot_tenants(router, &mut table),
         Show::Limits => limits::limits(router, &mut table),
+        Show::Moves => moves::moves(router, &mut table),
     }
     Ok(rows(table, "SHOW"))
 }
