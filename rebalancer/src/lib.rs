@@ -11,6 +11,7 @@
 //! in the process tree.
 
 pub mod machine;
+pub mod apply;
 pub mod plan;
 pub mod policy;
 pub mod replication;

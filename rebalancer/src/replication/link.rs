@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tenantry_schema::guard::role;
 use tenantry_wire::backend::{self, Authentication, ErrorFields};
 use tenantry_wire::frame::{FrameError, LARGE_MESSAGE_LIMIT, Message};
@@ -22,6 +23,11 @@ use crate::shard::ShardEndpoint;
 
 /// Longest time until a session is ready.
 const LOGIN_MAX: Duration = Duration::from_secs(15);
+/// As for all sessions with shards.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 /// Room made for each read.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -157,7 +163,7 @@ impl Link {
             address: format!("{}:{}", address.host, address.port),
             source,
         })?;
-        socket.set_nodelay(true).map_err(LinkError::Broken)?;
+        prepare(&socket).map_err(LinkError::Broken)?;
         let mut link = Self {
             socket,
             input: BytesMut::with_capacity(READ_BYTES),
@@ -340,6 +346,18 @@ impl Link {
         }
         Ok(None)
     }
+}
+
+/// Small messages travel at once, and a peer that vanished without a word is noticed.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
 
 fn text_row(message: &Message) -> Result<Vec<Option<String>>, LinkError> {
