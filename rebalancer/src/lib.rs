@@ -15,6 +15,7 @@ pub mod apply;
 pub mod plan;
 pub mod policy;
 pub mod replication;
+pub mod routers;
 pub mod shard;
 pub mod tables;
 

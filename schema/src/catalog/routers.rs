@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::{Catalog, CatalogError};
 
@@ -113,22 +114,35 @@ impl Catalog {
         Ok(())
     }
 
+    /// The routers that have given a sign of life within this time, by the catalog's clock.
+    pub async fn live_routers(
+        &self,
+        silence: Duration,
+    ) -> Result<Vec<RegisteredRouter>, CatalogError> {
+        let client = self.client().await?;
+        let select = "SELECT id, name, control_address, peer_address, applied_seq, heartbeat_at FROM tenantry.router \
+                      WHERE heartbeat_at > clock_timestamp() - make_interval(secs => $1) ORDER BY id";
+        let rows = client.query(select, &[&silence.as_secs_f64()]).await?;
+        Ok(rows.iter().map(registered).collect())
+    }
+
     /// All registered routers, dead ones included.
     pub async fn list_routers(&self) -> Result<Vec<RegisteredRouter>, CatalogError> {
         let client = self.client().await?;
         let select = "SELECT id, name, control_address, peer_address, applied_seq, heartbeat_at \
                       FROM tenantry.router ORDER BY id";
         let rows = client.query(select, &[]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| RegisteredRouter {
-                id: row.get::<_, i16>(0).unsigned_abs(),
-                name: row.get(1),
-                control_address: row.get(2),
-                peer_address: row.get(3),
-                applied_seq: row.get::<_, i64>(4).unsigned_abs(),
-                heartbeat_at: row.get(5),
-            })
-            .collect())
+        Ok(rows.iter().map(registered).collect())
+    }
+}
+
+fn registered(row: &Row) -> RegisteredRouter {
+    RegisteredRouter {
+        id: row.get::<_, i16>(0).unsigned_abs(),
+        name: row.get(1),
+        control_address: row.get(2),
+        peer_address: row.get(3),
+        applied_seq: row.get::<_, i64>(4).unsigned_abs(),
+        heartbeat_at: row.get(5),
     }
 }
