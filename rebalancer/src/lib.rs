@@ -10,8 +10,8 @@
 //! This version schedules no moves: a tenant stays where its pin or the ring puts it. [`run`] holds the role's place
 //! in the process tree.
 
-pub mod machine;
 pub mod apply;
+pub mod machine;
 pub mod plan;
 pub mod policy;
 pub mod replication;

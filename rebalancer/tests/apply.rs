@@ -6,7 +6,7 @@ mod streaming;
 
 use common::text;
 use streaming::{LIMIT, MOVE, Moving, NONCE, PROOF};
-use tenantry_rebalancer::apply::{ApplyError, ApplyPhase, Direction, HaltError};
+use tenantry_rebalancer::apply::{ApplierConfig, ApplyError, ApplyPhase, Direction, HaltError};
 use tokio::time::timeout;
 
 const SHAPES: &str = "
@@ -485,6 +485,51 @@ async fn the_way_back_begins_with_the_activation() {
         .unwrap();
     moving.same_rows().await;
     reverse.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn beside_an_interrupted_copy_rows_may_be_absent_but_keys_may_not_move_in() {
+    let moving = Moving::start(SHAPES).await;
+    // As if a copy had come as far as row 5.
+    moving
+        .write("INSERT INTO plain SELECT 1, g, 'old', 0 FROM generate_series(1, 10) g")
+        .await;
+    let copied = moving.slot_again().await;
+    moving
+        .to
+        .batch_execute("INSERT INTO plain SELECT 1, g, 'old', 0 FROM generate_series(1, 5) g")
+        .await
+        .unwrap();
+    let partial = |config: &mut ApplierConfig| {
+        config.from = copied;
+        config.is_partial = true;
+    };
+    let applier = moving.forward_with(partial).await;
+    let mut halt = timeout(LIMIT, applier.halt()).await.unwrap().unwrap();
+    moving
+        .write(
+            "UPDATE plain SET note = 'new' WHERE id IN (2, 8); DELETE FROM plain WHERE id IN (3, 9);
+             INSERT INTO plain VALUES (1, 20, 'more', 0); UPDATE plain SET id = 30 WHERE id = 4",
+        )
+        .await;
+    let source = moving.snapshot().await;
+    timeout(LIMIT, halt.advance_to(source.position))
+        .await
+        .unwrap()
+        .unwrap();
+    let there = "SELECT string_agg(id || ' ' || note, ', ' ORDER BY id) FROM plain";
+    assert_eq!(
+        text(&moving.to, there).await,
+        "1 old, 2 new, 5 old, 20 more, 30 old"
+    );
+    drop(halt);
+
+    moving.write("UPDATE plain SET id = 0 WHERE id = 10").await;
+    let error = timeout(LIMIT, applier.ended()).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, ApplyError::RowCount { affected: 0, .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -81,6 +81,10 @@ pub struct ApplierConfig {
     /// Where the stream begins if nothing was applied yet: the position of the snapshot that was copied. The reverse stream
     /// begins where its slot does ([`Lsn::INVALID`]).
     pub from: Lsn,
+    /// The destination has only some of the rows, because a copy was interrupted: an update or delete may then meet no row.
+    /// One that changes a key must meet one even so, since it may lead a row into what is there; if it does not, the copy
+    /// begins anew. For the way to the position of the snapshot that the rest is copied from, and no further.
+    pub is_partial: bool,
     /// Directory for transactions that are too large to be kept in memory until they commit.
     pub spill_dir: PathBuf,
     /// Bytes of such transactions that stay in memory.

@@ -173,6 +173,7 @@ impl Worker {
             move_id: self.who.move_id,
             direction: self.who.direction,
             tenant: config.tenant.clone(),
+            is_partial: config.is_partial,
         };
         let session = Session::open(&config.destination, key).await?;
         let progress = session.progress();

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use tenantry_rebalancer::apply::{self, ApplierConfig, ApplierHandle, Direction};
-use tenantry_rebalancer::replication::{Lsn, SlotKind, SnapshotAction, Walsender, publication};
+use tenantry_rebalancer::replication::{
+    Lsn, SlotKind, SnapshotAction, Walsender, publication, slot,
+};
 use tenantry_rebalancer::shard::Snapshot;
 use tenantry_rebalancer::tables::TenantTables;
 use tenantry_testkit::Fleet;
@@ -102,6 +104,14 @@ impl Moving {
         created.consistent_point
     }
 
+    /// The forward slot made anew, as if what is there by now had been copied.
+    pub async fn slot_again(&self) -> Lsn {
+        let at = endpoint(self.fleet.shard(0));
+        let agent = tenantry_rebalancer::shard::connect(&at).await.unwrap();
+        slot::drop(&agent, FORWARD).await.unwrap();
+        self.slot(0, FORWARD).await
+    }
+
     pub async fn forward(&self) -> ApplierHandle {
         self.forward_with(|_| {}).await
     }
@@ -135,6 +145,7 @@ impl Moving {
             publication: name.to_owned(),
             tables: read(self.fleet.shard(destination)).await.tables,
             from,
+            is_partial: false,
             spill_dir: self.fleet.dir().to_owned(),
             memory_bytes: 1 << 20,
         };
