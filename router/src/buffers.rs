@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 
 /// Bytes read from a socket at once, and the size of a buffer that is kept.
 pub(crate) const READ_SIZE: usize = 16 << 10;
@@ -15,14 +15,63 @@ const KEPT_SIZE_MAX: usize = 64 << 10;
 const KEPT_MAX: usize = 32;
 
 thread_local! {
-    static KEPT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept::new()) };
+}
+
+/// Buffers are exchanged with these places, not moved out of them: nothing is made and dropped on the way.
+struct Kept {
+    places: Vec<BytesMut>,
+    /// So many of the places hold memory; those behind them hold none.
+    full: usize,
+}
+
+impl Kept {
+    const fn new() -> Self {
+        Self {
+            places: Vec::new(),
+            full: 0,
+        }
+    }
+
+    fn lend(&mut self, buffer: &mut BytesMut) -> bool {
+        let Some(last) = self.full.checked_sub(1) else {
+            return false;
+        };
+        self.full = last;
+        if let Some(place) = self.places.get_mut(last) {
+            std::mem::swap(place, buffer);
+        }
+        true
+    }
+
+    fn take_back(&mut self, buffer: &mut BytesMut) -> bool {
+        if self.full == self.places.len() {
+            if self.full == KEPT_MAX {
+                return false;
+            }
+            self.places.push(BytesMut::new());
+        }
+        if let Some(place) = self.places.get_mut(self.full) {
+            std::mem::swap(place, buffer);
+            self.full += 1;
+        }
+        true
+    }
 }
 
 /// Gives a buffer that has none some memory.
 pub(crate) fn lend(buffer: &mut BytesMut) {
-    if buffer.capacity() == 0 {
-        let kept = KEPT.with_borrow_mut(Vec::pop);
-        *buffer = kept.unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE));
+    if buffer.capacity() == 0 && !KEPT.with_borrow_mut(|kept| kept.lend(buffer)) {
+        *buffer = BytesMut::with_capacity(READ_SIZE);
+    }
+}
+
+/// Forgets the first bytes. One that is empty then begins anew where it is, which costs nothing to give back.
+pub(crate) fn consume(buffer: &mut BytesMut, count: usize) {
+    if count == buffer.len() {
+        buffer.clear();
+    } else {
+        buffer.advance(count);
     }
 }
 
@@ -31,14 +80,10 @@ pub(crate) fn take_back(buffer: &mut BytesMut) {
     if !buffer.is_empty() || buffer.capacity() == 0 {
         return;
     }
-    let mut buffer = std::mem::take(buffer);
     // False while a part of it is still held by someone.
-    if buffer.try_reclaim(READ_SIZE) && buffer.capacity() <= KEPT_SIZE_MAX {
-        KEPT.with_borrow_mut(|kept| {
-            if kept.len() < KEPT_MAX {
-                kept.push(buffer);
-            }
-        });
+    let is_whole = buffer.try_reclaim(READ_SIZE) && buffer.capacity() <= KEPT_SIZE_MAX;
+    if !is_whole || !KEPT.with_borrow_mut(|kept| kept.take_back(buffer)) {
+        *buffer = BytesMut::new();
     }
 }
 
@@ -59,6 +104,27 @@ mod tests {
         assert_eq!(buffer.capacity(), 0);
         lend(&mut buffer);
         assert_eq!((buffer.as_ptr(), buffer.len()), (address, 0));
+        buffer.extend_from_slice(b"some");
+        consume(&mut buffer, 3);
+        assert_eq!(&buffer[..], b"e");
+        consume(&mut buffer, 1);
+        take_back(&mut buffer);
+        assert_eq!(buffer.capacity(), 0);
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_kept() {
+        let mut buffers: Vec<_> = (0..KEPT_MAX + 3)
+            .map(|_| BytesMut::with_capacity(READ_SIZE))
+            .collect();
+        for _ in 0..2 {
+            buffers.iter_mut().for_each(take_back);
+            assert!(buffers.iter().all(|buffer| buffer.capacity() == 0));
+            assert_eq!(KEPT.with_borrow(|kept| kept.full), KEPT_MAX);
+            buffers.iter_mut().for_each(lend);
+            assert!(buffers.iter().all(|buffer| buffer.capacity() >= READ_SIZE));
+            assert_eq!(KEPT.with_borrow(|kept| kept.full), 0);
+        }
     }
 
     #[test]
@@ -69,7 +135,10 @@ mod tests {
         take_back(&mut buffer);
         let mut large = BytesMut::with_capacity(2 * KEPT_SIZE_MAX);
         take_back(&mut large);
-        assert_eq!(KEPT.with_borrow(Vec::len), 0);
+        assert_eq!(
+            (large.capacity(), KEPT.with_borrow(|kept| kept.full)),
+            (0, 0)
+        );
         assert_eq!(&held[..], b"held");
     }
 }

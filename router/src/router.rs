@@ -81,6 +81,8 @@ pub(crate) struct Router {
     pub(crate) role_sessions: Places<String>,
     /// Cancelled when a successor serves in this router's place.
     pub(crate) replaced: CancellationToken,
+    /// Whether statements that take long are logged.
+    logs_slow: AtomicBool,
     /// It accepts clients, and is no successor in waiting.
     pub(crate) serves: AtomicBool,
     /// The router that this one replaced, until it ends.
@@ -175,6 +177,7 @@ impl Router {
             hot: ArcSwap::default(),
             role_sessions: Places::default(),
             replaced: CancellationToken::new(),
+            logs_slow: AtomicBool::new(!config.log_min_duration_statement.is_zero()),
             serves: AtomicBool::new(false),
             predecessor: OnceLock::new(),
             client_tls: tls::Clients::new(tls.clients),
@@ -314,6 +317,11 @@ impl Router {
         }
     }
 
+    /// Whether statements that take long are logged.
+    pub(crate) fn logs_slow(&self) -> bool {
+        self.logs_slow.load(Ordering::Relaxed)
+    }
+
     /// What is known of the catalog.
     pub(crate) fn follow(&self) -> &watch::Receiver<FollowStatus> {
         &self.follow
@@ -362,6 +370,8 @@ impl Router {
             .any(|change| change.changeable == Changeable::Live)
         {
             self.pools.set_limits(PoolLimits::of(&config));
+            let logs_slow = !config.log_min_duration_statement.is_zero();
+            self.logs_slow.store(logs_slow, Ordering::Relaxed);
             self.config.store(Arc::new(config));
         }
         self.metrics.certificate_expires(tls.clients.not_after());

@@ -7,10 +7,21 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+thread_local! {
+    // The standard library's own answer counts a reference up and down; it is asked for several times per statement.
+    static HERE: ThreadId = thread::current().id();
+}
+
+/// The thread that asks.
+pub(crate) fn here() -> ThreadId {
+    HERE.with(|here| *here)
+}
 
 /// The threads of one router. They end with it.
 #[derive(Debug)]
@@ -78,7 +89,7 @@ fn start_one(end: CancellationToken) -> io::Result<Place> {
         .enable_time()
         .build()?;
     let handle = runtime.handle().clone();
-    std::thread::Builder::new()
+    thread::Builder::new()
         .name("sessions".to_owned())
         .spawn(move || runtime.block_on(end.cancelled()))?;
     Ok(Place {

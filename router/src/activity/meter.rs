@@ -63,9 +63,13 @@ impl Meter {
         self.enter(ClientState::Waiting, now);
     }
 
-    /// It has a server connection and works for `tenant`.
-    pub(crate) fn leased(&mut self, server: &Arc<ServerRecord>, tenant: Option<TenantId>) {
-        let now = self.record.clock().now_us();
+    /// It has a server connection since `now` and works for `tenant`.
+    pub(crate) fn leased(
+        &mut self,
+        server: &Arc<ServerRecord>,
+        tenant: Option<TenantId>,
+        now: u64,
+    ) {
         if self.state == ClientState::Waiting {
             self.pending.wait_us += now.saturating_sub(self.since);
         }

@@ -48,7 +48,9 @@ impl Clock {
 
     /// Microseconds since the router started.
     pub(crate) fn now_us(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+        // In 64 bits, which are half a million years.
+        let elapsed = self.started.elapsed();
+        elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros())
     }
 
     /// The time of day of a reading of [`Clock::now_us`].

@@ -67,6 +67,14 @@ pub struct Ticket {
     beyond: bool,
 }
 
+impl Ticket {
+    /// When it was granted, microseconds.
+    #[must_use]
+    pub fn since_us(&self) -> u64 {
+        self.since_us
+    }
+}
+
 /// Why a request may not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueFull {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::level::Level;
-use super::tenants::{Asker, Tenant, Tenants};
+use super::tenants::{Asker, Finish, Tenant, Tenants};
 use super::virtual_time::{Virtual, Weight};
 use super::waiters::{WaiterId, Waiters};
 use super::{Bounds, Grant, Load, Near, QueueFull, TenantLoad, Ticket};
@@ -36,9 +36,6 @@ pub struct Scheduler<W, P> {
     /// Of these, granted to others than newcomers.
     pub(super) beyond: usize,
     level: Level,
-    /// Tenants that hold or wait, and their weight together, hundredths.
-    pub(super) active: usize,
-    pub(super) active_percent: u64,
     /// What requests take, microseconds.
     estimate_us: u32,
     /// Who was granted a connection last, and since when it is always the same one.
@@ -59,8 +56,6 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
             held: 0,
             beyond: 0,
             level: Level::new(bounds.size - bounds.reserve()),
-            active: 0,
-            active_percent: 0,
             estimate_us: ESTIMATE_US,
             last: 0,
             alone_since_us: 0,
@@ -79,19 +74,23 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     /// A connection at once, unless this has to wait.
     pub fn request(&mut self, asker: Asker, weight: Weight, now_us: u64) -> Option<Ticket> {
         self.advance(now_us);
-        let place = self.arrive(asker, weight);
-        let (now, virtual_now) = (self.now_us, self.virtual_now);
+        if self.held >= self.bounds.size {
+            return None;
+        }
+        let (place, finish) = self.arrive(asker, weight);
         let tenant = self.tenants.at(place)?;
-        let key = tenant
-            .finish(now)
-            .min(virtual_now + tenant.rate.charge(DEBT_US_MAX));
+        let key = finish.at.min(self.virtual_now + tenant.debt_max);
         let is_first = tenant.queue.is_empty()
             && (self.backlog.first()).is_none_or(|(first, _, _)| key < *first);
+        // It has no queue if it is the first.
+        let was_idle = tenant.held == 0;
         if !is_first || !self.admits(key) {
             return None;
         }
-        self.activate(place);
-        self.grant(place, key)
+        if was_idle {
+            self.tenants.activated(weight);
+        }
+        self.grant(place, key, finish)
     }
 
     /// Waits for a turn; only after [`Scheduler::request`] has answered `None`.
@@ -107,7 +106,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         now_us: u64,
     ) -> Result<WaiterId, QueueFull> {
         self.advance(now_us);
-        let at = self.arrive(asker, weight);
+        let (at, _) = self.arrive(asker, weight);
         let pool_full = QueueFull::Pool {
             limit: self.bounds.queue_max,
             waiting: self.waiters.len(),
@@ -141,6 +140,9 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     /// that would make nobody wait who should not.
     pub fn next(&mut self, near: Option<Near<P>>, now_us: u64) -> Option<Grant<W, P>> {
         self.advance(now_us);
+        if self.backlog.is_empty() || self.held >= self.bounds.size {
+            return None;
+        }
         let (key, first) = self.first()?;
         if !self.admits(key) {
             return None;
@@ -154,7 +156,8 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         let tenant = self.tenants.at_mut(place)?;
         let waiter = self.waiters.leave(&mut tenant.queue, id)?;
         let (asker, more) = (tenant.asker, !tenant.queue.is_empty());
-        let ticket = self.grant(place, key)?;
+        let finish = self.tenants.at(place)?.finish(self.now_us);
+        let ticket = self.grant(place, key, finish)?;
         if more {
             let virtual_now = self.virtual_now;
             if let Some(tenant) = self.tenants.at_mut(place) {
@@ -174,8 +177,8 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     /// A connection is held no longer. `worked_us` is for how long the shard worked in that time, if that is known.
     pub fn release(&mut self, ticket: Ticket, worked_us: Option<u64>, now_us: u64) {
         self.advance(now_us);
-        let us = self.now_us.saturating_sub(ticket.since_us);
         let now = self.now_us;
+        let us = now.saturating_sub(ticket.since_us);
         if let Some(tenant) = self.tenants.at_mut(ticket.tenant) {
             // By an eighth for the tenant, slower for the pool, which is what a tenant starts with.
             tenant.estimate_us = learn(tenant.estimate_us, us, 3);
@@ -232,7 +235,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
             held: self.held,
             waiting: self.waiters.len(),
             tenants_waiting: self.backlog.len(),
-            tenants_active: self.active,
+            tenants_active: self.tenants.active(),
             level: self.level.level(),
         }
     }
@@ -251,7 +254,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     }
 
     fn load_of(&self, tenant: &Tenant) -> TenantLoad {
-        let share = tenant.weight.percent() * 1000 / self.active_percent.max(1);
+        let share = tenant.weight.percent() * 1000 / self.tenants.active_percent().max(1);
         TenantLoad {
             asker: tenant.asker,
             held: tenant.held as usize,
@@ -265,24 +268,38 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         self.now_us = self.now_us.max(now_us);
     }
 
-    /// The place of one that asks. Unless it waits already it starts from now: its next request would be done
-    /// at the pool's virtual time or, if it has had more, later.
-    fn arrive(&mut self, asker: Asker, weight: Weight) -> u32 {
-        let now = self.now_us;
+    /// The place of one that asks, and when its next request would be done. Unless it waits already it starts from now:
+    /// that is at the pool's virtual time or, if it has had more, later.
+    fn arrive(&mut self, asker: Asker, weight: Weight) -> (u32, Finish) {
+        let (now, virtual_now) = (self.now_us, self.virtual_now);
         let place = self.tenants.enter(asker, weight, self.estimate_us, now);
-        if let Some(tenant) = self.tenants.at_mut(place) {
-            if tenant.weight != weight {
-                if !tenant.is_idle() {
-                    self.active_percent += weight.percent();
-                    self.active_percent -= tenant.weight.percent();
-                }
-                tenant.set_weight(weight);
-            }
-            if tenant.queue.is_empty() {
-                tenant.served += self.virtual_now - tenant.finish(now);
-            }
+        if let Some(tenant) = self.tenants.at(place)
+            && tenant.weight != weight
+        {
+            self.reweigh(place, weight);
         }
-        place
+        let Some(tenant) = self.tenants.at_mut(place) else {
+            return (place, Finish::default());
+        };
+        let mut finish = tenant.finish(now);
+        if tenant.queue.is_empty() && finish.at < virtual_now {
+            tenant.served += virtual_now - finish.at;
+            finish.at = virtual_now;
+        }
+        (place, finish)
+    }
+
+    #[cold]
+    fn reweigh(&mut self, place: u32, weight: Weight) {
+        let Some(tenant) = self.tenants.at_mut(place) else {
+            return;
+        };
+        let (before, is_idle) = (tenant.weight, tenant.is_idle());
+        tenant.set_weight(weight);
+        if !is_idle {
+            self.tenants.deactivated(before);
+            self.tenants.activated(weight);
+        }
     }
 
     /// Whether one whose next request would be done at this time may have a connection.
@@ -300,13 +317,13 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
     }
 
     /// One connection for a tenant whose request would be done at this time.
-    fn grant(&mut self, place: u32, key: Virtual) -> Option<Ticket> {
+    fn grant(&mut self, place: u32, key: Virtual, finish: Finish) -> Option<Ticket> {
         let now = self.now_us;
         let beyond = key > self.virtual_now;
         let tenant = self.tenants.at_mut(place)?;
         // What it owes beyond the bound is remitted.
-        tenant.served = tenant.served - (tenant.finish(now) - key);
-        let start = key - tenant.rate.charge(u64::from(tenant.estimate_us));
+        tenant.served = tenant.served - (finish.at - key);
+        let start = key - finish.cost;
         let estimate_us = tenant.estimate_us;
         tenant.take(now);
         self.virtual_now = self.virtual_now.max(start);
@@ -330,7 +347,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         if !ticket.beyond {
             // Virtual time creeps with what newcomers have had, as it is given back: nobody makes it theirs by holding on.
             let held = us.min(CREEP_US_MAX) / CREEP;
-            self.virtual_now += Virtual::shared(held, self.active_percent);
+            self.virtual_now += Virtual::shared(held, self.tenants.active_percent());
         }
         let Some(tenant) = self.tenants.at_mut(ticket.tenant) else {
             return;
@@ -373,20 +390,20 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         if let Some(tenant) = self.tenants.at(place)
             && tenant.is_idle()
         {
-            self.active += 1;
-            self.active_percent += tenant.weight.percent();
-            self.tenants.take_idle(place);
+            let weight = tenant.weight;
+            self.tenants.activated(weight);
         }
     }
 
     /// If it neither holds nor waits any more, it is idle.
     fn deactivate(&mut self, place: u32) {
-        if let Some(tenant) = self.tenants.at(place)
+        let now = self.now_us;
+        if let Some(tenant) = self.tenants.at_mut(place)
             && tenant.is_idle()
         {
-            self.active -= 1;
-            self.active_percent -= tenant.weight.percent();
-            self.tenants.put_idle(place, self.now_us);
+            tenant.rests(now);
+            let weight = tenant.weight;
+            self.tenants.deactivated(weight);
         }
     }
 }

@@ -18,8 +18,10 @@ use super::waiters::{NOWHERE, Queue};
 pub(super) const IDLE_MAX: usize = 4096;
 /// For how long, microseconds.
 const IDLE_US_MAX: u64 = 60_000_000;
-/// Idle tenants that one arrival forgets at most.
-const FORGOTTEN_AT_ONCE: usize = 2;
+/// Places that one arrival looks at, to forget who has been idle for long;
+const STALE_LOOKED_AT: usize = 2;
+/// and where too many are idle, at most.
+const LOOKED_AT_MAX: usize = 64;
 
 /// Who asks: a tenant, or all sessions that have none.
 pub type Asker = Option<TenantId>;
@@ -45,18 +47,38 @@ pub(super) struct Tenant {
     /// Under which key it stands among those that wait.
     pub(super) key: Option<(Virtual, u64)>,
     pub(super) usual: Usual,
+    /// What it can owe.
+    pub(super) debt_max: Virtual,
+    /// Since when it is idle, if it is.
     idle_us: u64,
-    /// Neighbours among the idle, or the next free place.
-    older: u32,
-    newer: u32,
+    place: Place,
+}
+
+/// Whose a place is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// That of a tenant.
+    Taken,
+    /// Nobody's; with the next place that is nobody's.
+    Free(u32),
+}
+
+/// When a request would be done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Finish {
+    /// In virtual time.
+    pub(super) at: Virtual,
+    /// What it costs of that.
+    pub(super) cost: Virtual,
 }
 
 impl Tenant {
     fn new(asker: Asker, weight: Weight, estimate_us: u32) -> Self {
+        let rate = Rate::of(weight);
         Self {
             asker,
             weight,
-            rate: Rate::of(weight),
+            rate,
             served: Virtual::ZERO,
             held: 0,
             granted_us: 0,
@@ -66,9 +88,9 @@ impl Tenant {
             latest: Virtual::ZERO,
             key: None,
             usual: Usual::default(),
+            debt_max: rate.charge(DEBT_US_MAX),
             idle_us: 0,
-            older: NOWHERE,
-            newer: NOWHERE,
+            place: Place::Taken,
         }
     }
 
@@ -78,34 +100,47 @@ impl Tenant {
 
     /// What it has had until now. What it holds counts as estimated, and as it is once that is passed.
     pub(super) fn had(&self, now: u64) -> Virtual {
+        if self.held == 0 {
+            return self.served;
+        }
         let elapsed = (u64::from(self.held) * now).saturating_sub(self.granted_us);
         self.served + self.rate.charge(elapsed.max(self.estimated_us))
     }
 
     /// What it will have had once its next request is done.
-    pub(super) fn finish(&self, now: u64) -> Virtual {
-        self.had(now) + self.rate.charge(u64::from(self.estimate_us))
+    pub(super) fn finish(&self, now: u64) -> Finish {
+        let cost = self.rate.charge(u64::from(self.estimate_us));
+        Finish {
+            at: self.had(now) + cost,
+            cost,
+        }
     }
 
     /// When the next request of one that waits counts as done.
     pub(super) fn due(&self, now: u64) -> Virtual {
-        self.finish(now).min(self.latest)
+        self.finish(now).at.min(self.latest)
     }
 
     /// The first of its queue comes no later than what it can owe from now.
     pub(super) fn comes_by(&mut self, virtual_now: Virtual) {
-        self.latest = virtual_now + self.rate.charge(DEBT_US_MAX);
+        self.latest = virtual_now + self.debt_max;
     }
 
     pub(super) fn set_weight(&mut self, weight: Weight) {
         self.weight = weight;
         self.rate = Rate::of(weight);
+        self.debt_max = self.rate.charge(DEBT_US_MAX);
     }
 
     pub(super) fn take(&mut self, now: u64) {
         self.held += 1;
         self.granted_us += now;
         self.estimated_us += u64::from(self.estimate_us);
+    }
+
+    /// It does nothing from now on.
+    pub(super) fn rests(&mut self, now: u64) {
+        self.idle_us = now;
     }
 
     /// Gives back what was granted at `since` with this estimate, and pays for `us` of it.
@@ -118,15 +153,22 @@ impl Tenant {
 }
 
 /// All that are remembered, by place and by name.
+///
+/// Who is forgotten is found by a hand that goes around all places: who has been idle for long, or where too many are
+/// idle, who has done nothing since the hand began its lap. So a tenant that comes and goes with each of its
+/// requests, as all do while there is room, is not moved in any list.
 #[derive(Debug)]
 pub(super) struct Tenants {
     places: Vec<Tenant>,
     by_name: HashTable<u32>,
     hasher: DefaultHashBuilder,
     free: u32,
-    oldest: u32,
-    newest: u32,
-    idle: usize,
+    hand: usize,
+    /// When the hand began its lap, microseconds.
+    lap_us: u64,
+    /// Those that hold or wait, and their weight together, hundredths.
+    active: usize,
+    active_percent: u64,
 }
 
 impl Tenants {
@@ -136,15 +178,38 @@ impl Tenants {
             by_name: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             free: NOWHERE,
-            oldest: NOWHERE,
-            newest: NOWHERE,
-            idle: 0,
+            hand: 0,
+            lap_us: 0,
+            active: 0,
+            active_percent: 0,
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_name.len()
+    }
+
+    /// How many hold or wait.
+    pub(super) fn active(&self) -> usize {
+        self.active
+    }
+
+    /// The weight of those that hold or wait together, hundredths.
+    pub(super) fn active_percent(&self) -> u64 {
+        self.active_percent
+    }
+
+    /// A tenant that was idle holds or waits from now on.
+    pub(super) fn activated(&mut self, weight: Weight) {
+        self.active += 1;
+        self.active_percent += weight.percent();
+    }
+
+    /// A tenant is idle from now on.
+    pub(super) fn deactivated(&mut self, weight: Weight) {
+        self.active -= 1;
+        self.active_percent -= weight.percent();
     }
 
     pub(super) fn at(&self, place: u32) -> Option<&Tenant> {
@@ -174,14 +239,24 @@ impl Tenants {
         estimate_us: u32,
         now: u64,
     ) -> u32 {
-        if let Some(place) = self.find(asker) {
-            return place;
+        match self.find(asker) {
+            Some(place) => place,
+            None => self.remember(Tenant::new(asker, weight, estimate_us), now),
         }
-        self.forget(now, FORGOTTEN_AT_ONCE);
-        let tenant = Tenant::new(asker, weight, estimate_us);
+    }
+
+    #[cold]
+    fn remember(&mut self, mut tenant: Tenant, now: u64) -> u32 {
+        self.forget(now);
+        tenant.idle_us = now;
+        let asker = tenant.asker;
         let place = match self.places.get_mut(self.free as usize) {
             Some(free) => {
-                let place = std::mem::replace(&mut self.free, free.newer);
+                let place = self.free;
+                self.free = match free.place {
+                    Place::Free(next) => next,
+                    Place::Taken => NOWHERE,
+                };
                 *free = tenant;
                 place
             }
@@ -198,59 +273,45 @@ impl Tenants {
         };
         self.by_name
             .insert_unique(hasher.hash_one(asker), place, hash_of);
-        self.put_idle(place, now);
         place
     }
 
-    /// It does nothing any more.
-    pub(super) fn put_idle(&mut self, place: u32, now: u64) {
-        let older = self.newest;
-        if let Some(tenant) = self.at_mut(place) {
-            tenant.idle_us = now;
-            tenant.older = older;
-            tenant.newer = NOWHERE;
-        }
-        match self.at_mut(older) {
-            Some(tenant) => tenant.newer = place,
-            None => self.oldest = place,
-        }
-        self.newest = place;
-        self.idle += 1;
-    }
-
-    /// It asks.
-    pub(super) fn take_idle(&mut self, place: u32) {
-        let Some(tenant) = self.at(place) else { return };
-        let (older, newer) = (tenant.older, tenant.newer);
-        match self.at_mut(older) {
-            Some(tenant) => tenant.newer = newer,
-            None => self.oldest = newer,
-        }
-        match self.at_mut(newer) {
-            Some(tenant) => tenant.older = older,
-            None => self.newest = older,
-        }
-        self.idle -= 1;
-    }
-
-    /// Forgets some of those that have been idle for too long or are too many.
-    pub(super) fn forget(&mut self, now: u64, most: usize) {
-        for _ in 0..most {
-            let place = self.oldest;
-            let Some(tenant) = self.at(place) else { return };
-            let stale = now.saturating_sub(tenant.idle_us) > IDLE_US_MAX;
-            if !stale && self.idle < IDLE_MAX {
+    /// Forgets some of those that have been idle for too long, or one if they are too many. The hand stops behind it:
+    /// one that went on would come to the same places in each lap.
+    fn forget(&mut self, now: u64) {
+        let full = self.by_name.len() - self.active >= IDLE_MAX;
+        let most = if full { LOOKED_AT_MAX } else { STALE_LOOKED_AT };
+        for _ in 0..most.min(self.places.len()) {
+            if self.hand >= self.places.len() {
+                self.hand = 0;
+                self.lap_us = now;
+            }
+            let at = self.hand;
+            self.hand += 1;
+            let Some(tenant) = self.places.get(at) else {
+                return;
+            };
+            if tenant.place != Place::Taken || !tenant.is_idle() {
+                continue;
+            }
+            if now.saturating_sub(tenant.idle_us) > IDLE_US_MAX {
+                self.free_place(at);
+            } else if full && tenant.idle_us < self.lap_us {
+                self.free_place(at);
                 return;
             }
-            let hash = self.hasher.hash_one(tenant.asker);
-            self.take_idle(place);
-            if let Ok(entry) = self.by_name.find_entry(hash, |at| *at == place) {
-                entry.remove();
-            }
-            let free = std::mem::replace(&mut self.free, place);
-            if let Some(tenant) = self.at_mut(place) {
-                tenant.newer = free;
-            }
+        }
+    }
+
+    fn free_place(&mut self, at: usize) {
+        let Some(tenant) = self.places.get_mut(at) else {
+            return;
+        };
+        let hash = self.hasher.hash_one(tenant.asker);
+        tenant.place = Place::Free(self.free);
+        if let Ok(entry) = (self.by_name).find_entry(hash, |place| *place as usize == at) {
+            self.free = *entry.get();
+            entry.remove();
         }
     }
 }
@@ -267,10 +328,11 @@ mod tests {
     fn a_million_tenants_are_not_remembered() {
         let mut tenants = Tenants::new();
         for number in 1..=1_000_000 {
-            tenants.enter(asker(number), Weight::USUAL, 1000, 0);
+            let now = u64::try_from(number).unwrap();
+            tenants.enter(asker(number), Weight::USUAL, 1000, now);
         }
-        assert_eq!(tenants.len(), IDLE_MAX);
-        assert!(tenants.places.len() <= IDLE_MAX + 1);
+        assert!(tenants.len() <= IDLE_MAX + IDLE_MAX / LOOKED_AT_MAX);
+        assert!(tenants.places.len() <= IDLE_MAX + IDLE_MAX / LOOKED_AT_MAX);
         assert!(tenants.find(asker(1)).is_none());
         assert!(tenants.find(asker(1_000_000)).is_some());
     }
@@ -279,12 +341,32 @@ mod tests {
     fn who_is_idle_for_long_is_forgotten_and_who_is_not_idle_never() {
         let mut tenants = Tenants::new();
         let busy = tenants.enter(asker(1), Weight::USUAL, 1000, 0);
-        tenants.take_idle(busy);
+        tenants.at_mut(busy).unwrap().take(0);
+        tenants.activated(Weight::USUAL);
         tenants.enter(asker(2), Weight::USUAL, 1000, 0);
         tenants.enter(asker(3), Weight::USUAL, 1000, 2 * IDLE_US_MAX);
         assert_eq!(tenants.find(asker(1)), Some(busy));
         assert!(tenants.find(asker(2)).is_none());
         assert_eq!(tenants.iter().count(), 2);
+    }
+
+    /// Thousands of others that came once do not push out one that comes all the time.
+    #[test]
+    fn who_comes_again_and_again_is_not_forgotten_for_who_came_once() {
+        let mut tenants = Tenants::new();
+        let mut most = 0;
+        for now in 1..100_000 {
+            let often = tenants.enter(asker(1), Weight::USUAL, 7, now);
+            let tenant = tenants.at_mut(often).unwrap();
+            tenant.take(now);
+            tenant.give_back(now, 7, 1);
+            tenant.rests(now);
+            assert_eq!(tenant.served, Virtual::of_us(now), "it was forgotten");
+            let once = i64::try_from(now).unwrap() + 1;
+            tenants.enter(asker(once), Weight::USUAL, 1000, now);
+            most = most.max(tenants.places.len());
+        }
+        assert!(most <= IDLE_MAX + IDLE_MAX / LOOKED_AT_MAX, "{most}");
     }
 
     /// At a second time a tenant is found where it was, and its place is used anew after it was forgotten.
@@ -293,7 +375,7 @@ mod tests {
         let mut tenants = Tenants::new();
         let first = tenants.enter(asker(1), Weight::USUAL, 1000, 0);
         assert_eq!(tenants.enter(asker(1), Weight::USUAL, 1000, 5), first);
-        tenants.forget(2 * IDLE_US_MAX, 1);
+        tenants.forget(2 * IDLE_US_MAX);
         assert_eq!(tenants.enter(None, Weight::USUAL, 1000, 5), first);
     }
 

@@ -27,9 +27,9 @@ fn check<W: Debug, P: Copy + Eq + Debug>(scheduler: &mut Scheduler<W, P>) {
     let waiting: usize = tenants.iter().map(|tenant| tenant.queue.len()).sum();
     assert_eq!(waiting, scheduler.waiters.len());
     let active: Vec<_> = tenants.iter().filter(|tenant| !tenant.is_idle()).collect();
-    assert_eq!(active.len(), scheduler.active);
+    assert_eq!(active.len(), scheduler.tenants.active());
     let percent: u64 = active.iter().map(|tenant| tenant.weight.percent()).sum();
-    assert_eq!(percent, scheduler.active_percent);
+    assert_eq!(percent, scheduler.tenants.active_percent());
     for tenant in &tenants {
         assert_eq!(tenant.key.is_some(), !tenant.queue.is_empty());
     }

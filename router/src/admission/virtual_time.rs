@@ -13,16 +13,16 @@ const RATE_BITS: u32 = 16;
 
 /// What a tenant's share is measured by, in hundredths of the usual one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Weight(u16);
+pub struct Weight(u32);
 
 impl Weight {
     /// Of a tenant of which nothing else is said.
     pub const USUAL: Self = Self(100);
 
-    /// So many hundredths of the usual weight, from 1 to 10,000; what is beyond counts as the bound.
+    /// So many hundredths of the usual weight, from 1 to 100,000; what is beyond counts as the bound.
     #[must_use]
     pub fn of_percent(percent: u32) -> Self {
-        u16::try_from(percent.clamp(1, 10_000)).map_or(Self::USUAL, Self)
+        Self(percent.clamp(1, 100_000))
     }
 
     pub(super) fn percent(self) -> u64 {
@@ -94,8 +94,11 @@ impl Rate {
 
     /// What so many microseconds of a connection are charged.
     pub(super) fn charge(self, us: u64) -> Virtual {
-        let wide = (u128::from(us) * u128::from(self.0)) >> RATE_BITS;
-        Virtual(u64::try_from(wide).unwrap_or(u64::MAX))
+        match us.checked_mul(self.0) {
+            Some(steps) => Virtual(steps >> RATE_BITS),
+            // More than a day, at the least weight: a little less precise.
+            None => Virtual((us >> RATE_BITS).saturating_mul(self.0)),
+        }
     }
 }
 
@@ -124,7 +127,8 @@ mod tests {
     #[test]
     fn extremes_saturate() {
         assert_eq!(Weight::of_percent(0), Weight::of_percent(1));
-        assert_eq!(Weight::of_percent(u32::MAX), Weight::of_percent(10_000));
+        assert_eq!(Weight::of_percent(u32::MAX), Weight::of_percent(100_000));
+        assert!(Weight::of_percent(100_000) > Weight::of_percent(99_900));
         let least = Rate::of(Weight::of_percent(1));
         assert_eq!(least.charge(u64::MAX), Virtual(u64::MAX));
         assert_eq!(Virtual(u64::MAX) + Virtual::of_us(1), Virtual(u64::MAX));

@@ -73,7 +73,7 @@ impl Inner {
         now: u64,
     ) -> Option<Turn> {
         let next = self.scheduler.next(near, now)?;
-        let slot = Slot::new(pool, next.ticket);
+        let slot = Slot::new(Arc::clone(pool), next.ticket);
         let grant = match self.take_quiet(next.asker, next.place) {
             Some(server) => Grant::Connection(Lease::new(server, slot)),
             None => {

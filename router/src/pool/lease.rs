@@ -25,9 +25,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(pool: &Arc<Pool>, ticket: Ticket) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, ticket: Ticket) -> Self {
         Self {
-            right: Some((Arc::clone(pool), ticket)),
+            right: Some((pool, ticket)),
         }
     }
 
@@ -113,6 +113,12 @@ impl Lease {
             let worked = worked.saturating_sub(self.worked_us);
             pool.put_back(server, ticket, (worked > 0).then_some(worked), now_us);
         }
+    }
+
+    /// Since when it is held, microseconds of the router's clock.
+    pub(crate) fn since_us(&self) -> u64 {
+        let right = self.slot.as_ref().and_then(|slot| slot.right.as_ref());
+        right.map_or(0, |(_, ticket)| ticket.since_us())
     }
 
     pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {

@@ -14,7 +14,7 @@ mod sample;
 mod waiting;
 
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -38,6 +38,7 @@ use self::waiting::Waiting;
 use crate::admission::{Load, Near, QueueFull, Scheduler, TenantLoad, Ticket, Weight};
 use crate::error::Refusal;
 use crate::server::{self, Bound, ConnectError, Server, ServerLogin};
+use crate::threads;
 
 /// After saturation of the server itself, how long to wait before asking it again.
 const SATURATION_PAUSE: Duration = Duration::from_millis(20);
@@ -161,27 +162,27 @@ impl Pool {
     }
 
     /// A connection that is idle right now, without waiting or opening one.
-    pub(crate) fn take_idle(self: &Arc<Self>, applicant: Applicant) -> Option<Lease> {
-        let lease = {
+    pub(crate) fn take_idle(self: Arc<Self>, applicant: Applicant) -> Option<Lease> {
+        let (server, ticket) = {
             let mut inner = self.inner.lock();
             if inner.idle.is_empty() || inner.retired {
                 return None;
             }
             let now = self.now_us();
             let ticket = inner.request(applicant, now)?;
-            match inner.take_quiet(applicant.tenant, thread::current().id()) {
-                Some(server) => Lease::new(server, Slot::new(self, ticket)),
+            match inner.take_quiet(applicant.tenant, threads::here()) {
+                Some(server) => (server, ticket),
                 None => {
                     inner.scheduler.give_up(ticket, now);
                     return None;
                 }
             }
         };
-        lease.move_here()
+        Lease::new(server, Slot::new(self, ticket)).move_here()
     }
 
     fn try_acquire(self: &Arc<Self>, applicant: Applicant) -> Result<Attempt, Refusal> {
-        let (now, here) = (self.now_us(), thread::current().id());
+        let (now, here) = (self.now_us(), threads::here());
         // One lock for looking and queueing: nobody may be given back a connection in between.
         let mut inner = self.inner.lock();
         if inner.retired {
@@ -192,12 +193,15 @@ impl Pool {
         if let Some(ticket) = ticket {
             match (inner.take_quiet(applicant.tenant, here), down) {
                 (Some(server), _) => {
-                    let lease = Lease::new(server, Slot::new(self, ticket));
+                    let lease = Lease::new(server, Slot::new(Arc::clone(self), ticket));
                     return Ok(Attempt::Granted(Grant::Connection(lease)));
                 }
                 (None, None) => {
                     inner.open += 1;
-                    return Ok(Attempt::Granted(Grant::Slot(Slot::new(self, ticket))));
+                    return Ok(Attempt::Granted(Grant::Slot(Slot::new(
+                        Arc::clone(self),
+                        ticket,
+                    ))));
                 }
                 (None, Some(reason)) => {
                     inner.scheduler.give_up(ticket, now);
@@ -322,7 +326,9 @@ impl Pool {
             (near, closed, inner.next(self, Some(near), now))
         };
         drop(closed);
-        self.wake(next, Some(near));
+        if next.is_some() {
+            self.wake(next, Some(near));
+        }
     }
 
     /// A connection was closed, or never opened.

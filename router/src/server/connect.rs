@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
+
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -31,6 +31,7 @@ use crate::config::ServerSslMode;
 use crate::session::Settings;
 use crate::socket::prepare_socket;
 use crate::stream::Stream;
+use crate::threads;
 use crate::tls::{Opened, ShardTlsError, Shards};
 
 /// How to log in to one shard.
@@ -419,7 +420,7 @@ impl Opening {
         Ok(Server {
             stream: self.stream,
             link,
-            thread: thread::current().id(),
+            thread: threads::here(),
             listed,
         })
     }

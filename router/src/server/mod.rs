@@ -10,7 +10,7 @@ mod prepared;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
+use std::thread::ThreadId;
 
 use bytes::BytesMut;
 use tenantry_schema::guard::GuardKey;
@@ -23,6 +23,7 @@ pub(crate) use prepared::{Prepared, PreparedCache, PreparedKey, Registry, Source
 use crate::activity::ServerGuard;
 use crate::session::{Kept, Settings};
 use crate::stream::Stream;
+use crate::threads;
 use crate::tls::Shards;
 
 /// Name of the statement that binds a tenant; prepared when the connection opens.
@@ -187,7 +188,7 @@ pub(crate) struct Server {
 impl Server {
     /// The same connection, whose socket wakes the thread that asks.
     pub(crate) fn move_here(self: Box<Self>) -> io::Result<Box<Self>> {
-        let here = thread::current().id();
+        let here = threads::here();
         if self.thread == here {
             return Ok(self);
         }

@@ -1,12 +1,13 @@
 //! The next message of the client: what it is, and who handles it.
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tenantry_wire::frame::{self, HEAD_LEN};
 use tenantry_wire::tag::frontend as tag;
 use tenantry_wire::{backend, frontend};
 
 use super::{Next, Session};
 use crate::Severity;
+use crate::buffers;
 use crate::error::Refusal;
 use crate::server::Link;
 
@@ -87,7 +88,7 @@ impl Session {
         let handled = self.client_message(message, server.as_deref_mut());
         let (next, consumed) = self.conclude(handled, server);
         if consumed {
-            input.advance(head.total);
+            buffers::consume(input, head.total);
             // What was found out about this message is nobody else's.
             self.looked_at = None;
         }
@@ -126,7 +127,7 @@ impl Session {
             && input.len() >= head.total
         {
             let simple = matches!(head.tag, tag::QUERY | tag::FUNCTION_CALL);
-            input.advance(head.total);
+            buffers::consume(input, head.total);
             self.looked_at = None;
             self.refuse(refusal);
             if simple {

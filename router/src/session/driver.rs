@@ -7,6 +7,7 @@
 mod limited;
 mod moving;
 mod shown;
+mod signals;
 mod sockets;
 mod waiting;
 
@@ -16,12 +17,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::moving::Moving;
+use self::signals::Signals;
 use self::sockets::Io;
 use self::waiting::Unavailable;
 use super::overtime::Abandoned;
@@ -104,7 +105,7 @@ impl Connection {
             let woken = tokio::select! {
                 biased;
                 call = poll_fn(|cx| called.poll(cx)) => Woken::Called(call),
-                Some(signal) = signals.next() => signal,
+                signal = poll_fn(|cx| signals.poll(cx)) => signal,
                 io = poll_fn(|cx| self.poll_sockets(lease.as_mut(), cx)) => Woken::Io(io),
                 // Only after a look at the sockets: what the client has sent is still served.
                 () = std::future::ready(()), if may_end => Woken::End,
@@ -419,9 +420,8 @@ impl Connection {
     }
 }
 
-/// What the router tells all its sessions. Each is only polled when it has something to say: its own poll takes a
-/// lock that all sessions share.
-fn signals(router: &Router) -> FuturesUnordered<BoxFuture<'static, Woken>> {
+/// What the router tells all its sessions.
+fn signals(router: &Router) -> Signals<Woken> {
     let of = |token: &CancellationToken, woken| {
         let token = token.clone();
         async move {
@@ -430,7 +430,7 @@ fn signals(router: &Router) -> FuturesUnordered<BoxFuture<'static, Woken>> {
         }
         .boxed()
     };
-    FuturesUnordered::from_iter([of(&router.end, Woken::End), of(&router.drain, Woken::Drain)])
+    Signals::of([of(&router.end, Woken::End), of(&router.drain, Woken::Drain)])
 }
 
 /// Resolves at the next change of the fleet, counted from now. For sessions that keep their connection: others find

@@ -3,7 +3,7 @@
 //! Rows are passed on in runs, without being looked into; a message larger than the buffer is
 //! passed on as it arrives.
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tenantry_wire::backend::{self, TxStatus};
 use tenantry_wire::encoding;
 use tenantry_wire::frame::{self, FrameHead, HEAD_LEN, LARGE_MESSAGE_LIMIT};
@@ -52,36 +52,52 @@ impl Session {
     /// Takes everything that has arrived from the server.
     pub(crate) fn on_server(&mut self, server: &mut Link) -> Result<(), ServerFault> {
         buffers::lend(&mut self.output);
+        // Aside, so that messages can be looked at while the rest of the link changes.
+        let mut input = std::mem::take(&mut server.input);
+        let mut seen = 0;
+        let wanted = self.on_bytes(&input, &mut seen, server);
+        buffers::consume(&mut input, seen);
+        if let Ok(wanted) = wanted {
+            input.reserve(wanted);
+        }
+        server.input = input;
+        wanted.map(drop)
+    }
+
+    /// The same for the bytes that nobody has `seen` yet. Answers how many are missing of the message behind them.
+    fn on_bytes(
+        &mut self,
+        input: &[u8],
+        seen: &mut usize,
+        server: &mut Link,
+    ) -> Result<usize, ServerFault> {
         loop {
             if self.passing > 0 {
-                let piece = server.input.len().min(self.passing);
-                self.output.extend_from_slice(&server.input[..piece]);
-                server.input.advance(piece);
+                let rest = &input[*seen..];
+                let piece = rest.len().min(self.passing);
+                self.output.extend_from_slice(&rest[..piece]);
+                *seen += piece;
                 self.passing -= piece;
                 if self.passing > 0 {
-                    return Ok(());
+                    return Ok(0);
                 }
             }
-            self.pass_rows(server)?;
-            let Some(head) = peek(&server.input)? else {
-                return Ok(());
+            *seen += self.pass_rows(&input[*seen..])?;
+            let rest = &input[*seen..];
+            let Some(head) = peek(rest)? else {
+                return Ok(0);
             };
-            if server.input.len() < head.total {
+            if rest.len() < head.total {
                 let row = matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA);
                 if row && head.total > WHOLE_MAX && self.shows_replies() {
                     self.show_description();
                     self.passing = head.total;
                     continue;
                 }
-                server.input.reserve(head.total - server.input.len());
-                return Ok(());
+                return Ok(head.total - rest.len());
             }
-            // Aside, so that the message can be looked at while the rest of the link changes.
-            let mut input = std::mem::take(&mut server.input);
-            let taken = self.server_message(head.tag, &input[..head.total], server);
-            input.advance(head.total);
-            server.input = input;
-            taken?;
+            *seen += head.total;
+            self.server_message(head.tag, &rest[..head.total], server)?;
         }
     }
 
@@ -96,28 +112,26 @@ impl Session {
         self.expects.front().is_some_and(|front| !front.is_hidden())
     }
 
-    /// Passes on the run of whole rows at the front of the input, in one piece.
-    fn pass_rows(&mut self, server: &mut Link) -> Result<(), ServerFault> {
-        if matches!(self.expects.front(), Some(Expect::Channel { .. })) {
-            return Ok(());
-        }
-        let show = self.shows_replies();
+    /// Passes on the run of whole rows at the front of the input, in one piece; answers how long it is.
+    fn pass_rows(&mut self, input: &[u8]) -> Result<usize, ServerFault> {
         let mut run = 0;
-        while let Some(head) = peek(&server.input[run..])? {
+        if matches!(self.expects.front(), Some(Expect::Channel { .. })) {
+            return Ok(run);
+        }
+        while let Some(head) = peek(&input[run..])? {
             let row = matches!(head.tag, tag::DATA_ROW | tag::COPY_DATA);
-            if !row || server.input.len() - run < head.total {
+            if !row || input.len() - run < head.total {
                 break;
             }
             run += head.total;
         }
         if run > 0 {
             self.show_description();
-            if show {
-                self.output.extend_from_slice(&server.input[..run]);
+            if self.shows_replies() {
+                self.output.extend_from_slice(&input[..run]);
             }
-            server.input.advance(run);
         }
-        Ok(())
+        Ok(run)
     }
 
     fn server_message(

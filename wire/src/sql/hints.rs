@@ -36,18 +36,26 @@ pub fn is_ordinary(text: &[u8]) -> bool {
         Some(word) if word.eq_ignore_ascii_case(b"delete") => false,
         _ => return false,
     };
-    let telling = text
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| IS_TELLING[usize::from(**byte)]);
-    !telling.into_iter().any(|(at, byte)| match byte {
+    let matters = |at, byte| match byte {
         b'_' => is_part_of_name_that_matters(text, at),
         b'm' | b'M' => selects && surrounded(text, at, b"te", b"p"),
         b'&' => surrounded(text, at, b"u", b"\""),
         b';' => !super::split::is_end(text.get(at..).unwrap_or_default()),
         b'\\' => true,
         _ => false,
-    })
+    };
+    let mut from = 0;
+    let is_telling = |byte: &u8| IS_TELLING[usize::from(*byte)];
+    while let Some(rest) = text.get(from..)
+        && let Some(skipped) = rest.iter().position(is_telling)
+    {
+        let at = from + skipped;
+        if text.get(at).is_some_and(|byte| matters(at, *byte)) {
+            return false;
+        }
+        from = at + 1;
+    }
+    true
 }
 
 /// Whether one of the names that the judgements here look for has this underscore.

@@ -40,7 +40,11 @@ impl Connection {
         let idle = self
             .router
             .idle_connection(&self.session, tenant, &mut self.route)?;
-        Ok(idle.map(|lease| self.attach(lease, tenant)))
+        Ok(idle.map(|lease| {
+            // Just now, or nearly so.
+            let since = lease.since_us();
+            self.attach(lease, tenant, since)
+        }))
     }
 
     /// Waits for a server connection for the tenant's shard.
@@ -72,10 +76,11 @@ impl Connection {
             lease.give_back();
             return Err(refusal.into());
         }
-        Ok(self.attach(lease, tenant))
+        let now = self.router.activity.clock.now_us();
+        Ok(self.attach(lease, tenant, now))
     }
 
-    fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>) -> Lease {
+    fn attach(&mut self, mut lease: Lease, tenant: Option<TenantId>, since: u64) -> Lease {
         let shard = lease.pool().map(|pool| pool.shard_id());
         if tenant.is_none() {
             self.session.set_home(shard);
@@ -87,9 +92,8 @@ impl Connection {
             server.link.state.dirty |= session_pooled;
             buffers::lend(&mut server.link.output);
             self.slot.attach(&server.link.state.key);
-            self.meter.leased(server.listed.record(), tenant);
-            let limit = self.router.config().log_min_duration_statement;
-            self.session.observe(!limit.is_zero());
+            self.meter.leased(server.listed.record(), tenant, since);
+            self.session.observe(self.router.logs_slow());
         }
         lease
     }
