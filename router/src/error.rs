@@ -464,11 +464,19 @@ impl Refusal {
             Self::NoShard => "see `tenantry shard list`; retry in a moment",
             Self::ShardDown { .. } => "nothing was sent to it: retrying is safe",
             Self::TenantQueueFull { .. } => {
-                "retry later, use fewer connections, or raise the tenant's weight"
+                "retry later, let fewer requests of this tenant wait at once, or raise pool_tenant_queue_max"
             }
-            Self::QueueTimeout { .. } | Self::QueueFull { .. } => {
-                "retry later, use fewer connections, or raise pool_size"
+            Self::QueueTimeout {
+                tenant_held,
+                pool_size,
+                ..
+            } if tenant_held * 2 >= *pool_size => {
+                "end this tenant's transactions sooner, or run fewer of them at once: they hold most of the pool"
             }
+            Self::QueueTimeout { .. } => {
+                "retry later, or raise pool_size; among tenants that wait, weight decides"
+            }
+            Self::QueueFull { .. } => "retry later, or raise pool_size or pool_queue_max",
             Self::TooManyClients { .. } => "close idle connections or raise clients_max",
             Self::TooManyRoleConnections { .. } => {
                 "close idle connections of this role, or raise its max_connections"
