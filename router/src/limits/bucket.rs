@@ -67,6 +67,23 @@ impl Bucket {
         });
     }
 
+    /// The rate is another from now on: what has been taken counts as so many tokens, not as so much time.
+    pub(crate) fn rescale(&self, from: Rate, to: Rate, now_ns: u64) {
+        let most = to.depth_ns.saturating_add(DEBT_NS_MAX);
+        // Never refused.
+        let _ = self.change(|full_at| {
+            let taken = u128::from(full_at.saturating_sub(now_ns));
+            let taken = taken * u128::from(to.interval_ns) / u128::from(from.interval_ns);
+            let taken = u64::try_from(taken).unwrap_or(u64::MAX).min(most);
+            Some(now_ns.saturating_add(taken))
+        });
+    }
+
+    /// Whether nothing of it is taken.
+    pub(crate) fn is_full(&self, now_ns: u64) -> bool {
+        self.full_at_ns.load(Ordering::Relaxed) <= now_ns
+    }
+
     /// As [`Bucket::take`], without taking it.
     pub(crate) fn peek(&self, rate: Rate, now_ns: u64) -> Result<(), Duration> {
         let full_at = self.full_at_ns.load(Ordering::Relaxed);
@@ -93,6 +110,29 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_was_taken_is_as_many_tokens_at_another_rate() {
+        let (slow, fast) = (Rate::new(1.0, 1.0), Rate::new(1000.0, 1000.0));
+        let bucket = Bucket::default();
+        bucket.take(slow, 0).unwrap();
+        bucket.charge(slow, 5, 0);
+        assert_eq!(bucket.peek(slow, 0), Err(Duration::from_secs(6)));
+        // Of a thousand six are taken: there is plenty, and nothing is forgotten.
+        bucket.rescale(slow, fast, 0);
+        assert_eq!(bucket.peek(fast, 0), Ok(()));
+        assert!(!bucket.is_full(5_999_999) && bucket.is_full(6_000_000));
+        bucket.rescale(fast, slow, 0);
+        assert_eq!(bucket.peek(slow, 0), Err(Duration::from_secs(6)));
+        // A debt stays within its bound.
+        bucket.charge(fast, 100_000, 0);
+        bucket.rescale(fast, slow, 0);
+        let wait = bucket.peek(slow, 0).unwrap_err();
+        assert!(
+            wait <= Duration::from_nanos(DEBT_NS_MAX) + Duration::from_secs(1),
+            "{wait:?}"
+        );
+    }
 
     #[test]
     fn a_burst_then_the_rate() {

@@ -131,7 +131,7 @@ impl Gate {
         Ok(killed)
     }
 
-    /// The same for a session that has kept its server connection: its permit is that connection's.
+    /// The same for a session that has kept its server connection: its permit is that connection's, and stays.
     pub(crate) fn go_on(&mut self, fleet: &Fleet) -> Result<Option<Box<Killed>>, Refusal> {
         let tenant = self.tenant;
         let Some(found) = &mut self.found else {
@@ -140,6 +140,14 @@ impl Gate {
         let killed = found.killed(fleet, tenant)?;
         found.go_on().map_err(|turned| turned.refusal(fleet))?;
         Ok(killed)
+    }
+
+    /// A transaction is open for this tenant on a connection that its session had kept, and was let in for another. Too
+    /// late to refuse it: it is counted.
+    pub(crate) fn count(&mut self) {
+        if let Some(found) = &mut self.found {
+            found.count();
+        }
     }
 
     /// Whether a kill switch lets the tenant only read, or refuses it.
@@ -197,10 +205,24 @@ impl Found {
         Ok(())
     }
 
-    fn go_on(&self) -> Result<(), Turned> {
-        match &self.limiter {
-            Some(limiter) => limiter.go_on().map_err(|over| Turned::by(limiter, over)),
-            None => Ok(()),
+    fn go_on(&mut self) -> Result<(), Turned> {
+        self.connect()?;
+        let Some(limiter) = &self.limiter else {
+            return Ok(());
+        };
+        if self.permit.is_none() {
+            let permit = limiter.permit();
+            self.permit = Some(permit.map_err(|over| Turned::by(limiter, over))?);
+        }
+        limiter.go_on().map_err(|over| Turned::by(limiter, over))
+    }
+
+    fn count(&mut self) {
+        if let Some(limiter) = &self.limiter {
+            self.connected
+                .get_or_insert_with(|| limiter.count_connection());
+            self.permit
+                .get_or_insert_with(|| limiter.count_transaction());
         }
     }
 

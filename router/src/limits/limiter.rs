@@ -121,9 +121,32 @@ impl Limiter {
         (load(&self.running), load(&self.connected))
     }
 
-    /// Other limits, or another part of them.
+    /// Other limits, or another part of them. What has been taken is as many statements at another rate.
     pub(super) fn set_terms(&self, terms: Terms) {
-        self.terms.store(Arc::new(terms));
+        let before = self.terms.swap(Arc::new(terms));
+        if let (Some(from), Some(to)) = (before.rate, terms.rate)
+            && from != to
+        {
+            self.bucket.rescale(from, to, self.now_ns());
+        }
+    }
+
+    /// Whether nothing would be lost with it: nobody uses it, and it owes nothing.
+    pub(super) fn is_forgettable(&self) -> bool {
+        let (running, connected) = self.in_use();
+        running == 0 && connected == 0 && self.bucket.is_full(self.now_ns())
+    }
+
+    /// How much of its limits is asked for, at most of any of them; beyond 1 something was refused.
+    pub(super) fn pressure(&self, demands: &Demands) -> f64 {
+        let terms = self.terms.load();
+        let of = |asked: f64, kind| {
+            let limit = terms.limits.value(kind);
+            limit.map_or(0.0, |limit| asked / f64::from(limit.max(1)))
+        };
+        of(demands.queries, LimitKind::QueriesPerSecond)
+            .max(of(demands.transactions.into(), LimitKind::Transactions))
+            .max(of(demands.connections.asked, LimitKind::Connections))
     }
 
     /// What was asked for since the last look, `elapsed` ago.
@@ -148,7 +171,7 @@ impl Limiter {
     pub(super) fn connect(self: &Arc<Self>) -> Result<Connected, Over> {
         let terms = self.terms.load();
         match enter(&self.connected, terms.connections) {
-            Ok(()) => Ok(Connected(Arc::clone(self))),
+            Ok(_) => Ok(Connected(Arc::clone(self))),
             Err(observed) => {
                 self.unconnected.fetch_add(1, Ordering::Relaxed);
                 Err(terms.over(
@@ -165,29 +188,48 @@ impl Limiter {
     pub(super) fn begin(self: &Arc<Self>) -> Result<Permit, Over> {
         let terms = self.terms.load();
         let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let permit = match enter(&self.running, terms.transactions) {
-            Ok(()) => Permit {
-                limiter: Arc::clone(self),
-                began: Instant::now(),
-            },
-            Err(observed) => {
-                let wanted = observed.saturating_add(1);
-                self.running_max.fetch_max(wanted, Ordering::Relaxed);
-                return Err(terms.over(
-                    LimitKind::Transactions,
-                    terms.transactions,
-                    observed.into(),
-                    self.transaction_time(),
-                ));
-            }
-        };
-        let running = self.running.load(Ordering::Relaxed);
-        self.running_max.fetch_max(running, Ordering::Relaxed);
+        let permit = self.permit()?;
         if let Some(rate) = terms.rate {
             let taken = self.bucket.take(rate, self.now_ns());
             taken.map_err(|retry| self.too_many(&terms, asked, retry))?;
         }
         Ok(permit)
+    }
+
+    /// A place among the tenant's transactions, statements apart.
+    pub(super) fn permit(self: &Arc<Self>) -> Result<Permit, Over> {
+        let terms = self.terms.load();
+        let entered = enter(&self.running, terms.transactions).map_err(|observed| {
+            let wanted = observed.saturating_add(1);
+            self.running_max.fetch_max(wanted, Ordering::Relaxed);
+            terms.over(
+                LimitKind::Transactions,
+                terms.transactions,
+                observed.into(),
+                self.transaction_time(),
+            )
+        });
+        entered.map(|running| self.permitted(running))
+    }
+
+    /// One more transaction that has begun already, whether there is a place for it or not.
+    pub(super) fn count_transaction(self: &Arc<Self>) -> Permit {
+        let running = self.running.fetch_add(1, Ordering::Relaxed) + 1;
+        self.permitted(running)
+    }
+
+    /// One more connection that is there already, whether there is a place for it or not.
+    pub(super) fn count_connection(self: &Arc<Self>) -> Connected {
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        Connected(Arc::clone(self))
+    }
+
+    fn permitted(self: &Arc<Self>, running: u32) -> Permit {
+        self.running_max.fetch_max(running, Ordering::Relaxed);
+        Permit {
+            limiter: Arc::clone(self),
+            began: Instant::now(),
+        }
     }
 
     /// One more transaction on a connection that is kept. Its statements are charged when they have run.
@@ -275,13 +317,13 @@ impl Terms {
     }
 }
 
-/// Adds one unless there are so many. The error is how many there are.
-fn enter(count: &AtomicU32, max: u32) -> Result<(), u32> {
+/// Adds one unless there are so many; answers how many there are now. So does the error.
+fn enter(count: &AtomicU32, max: u32) -> Result<u32, u32> {
     count
         .try_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
             (count < max).then_some(count + 1)
         })
-        .map(drop)
+        .map(|before| before + 1)
 }
 
 /// A transaction of a tenant whose transactions are counted.

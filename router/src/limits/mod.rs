@@ -78,7 +78,8 @@ impl Limiters {
         Some(Arc::clone(limiter))
     }
 
-    /// What each tenant asked for since the last call; forgets those that nobody asks for any more.
+    /// What each tenant asked for since the last call, those that are nearest to their limits first; forgets those that
+    /// nobody asks for any more.
     pub(crate) fn take_demands(&self) -> Vec<(TenantId, Demands)> {
         let mut inner = self.inner.lock();
         let now = Instant::now();
@@ -86,17 +87,24 @@ impl Limiters {
             .looked
             .replace(now)
             .map_or(Duration::from_secs(1), |looked| now - looked);
-        let demands: Vec<(TenantId, Demands)> = inner
-            .limiters
-            .iter()
-            .map(|(tenant, limiter)| (*tenant, limiter.take_demands(elapsed)))
-            .collect();
-        inner.own = demands.iter().copied().collect();
-        inner.limiters.retain(|tenant, limiter| {
-            let asked = demands.iter().find(|(id, _)| id == tenant);
-            Arc::strong_count(limiter) > 1 || asked.is_some_and(|(_, asked)| !asked.is_none())
+        let asked = inner.limiters.iter().map(|(tenant, limiter)| {
+            let demands = limiter.take_demands(elapsed);
+            (limiter.pressure(&demands), *tenant, demands)
         });
-        demands
+        let mut asked: Vec<(f64, TenantId, Demands)> = asked.collect();
+        let own: HashMap<_, _> = asked
+            .iter()
+            .map(|(_, tenant, asked)| (*tenant, *asked))
+            .collect();
+        inner.limiters.retain(|tenant, limiter| {
+            let is_asked = own.get(tenant).is_some_and(|asked| !asked.is_none());
+            is_asked || Arc::strong_count(limiter) > 1 || !limiter.is_forgettable()
+        });
+        inner.own = own;
+        drop(inner);
+        asked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let demands = asked.into_iter().map(|(_, tenant, asked)| (tenant, asked));
+        demands.collect()
     }
 
     /// Other routers have told what they are asked for: this one's part of each limit is another.
@@ -196,5 +204,73 @@ impl Demands {
     /// Whether there is nothing to tell.
     pub(crate) fn is_none(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn tenant(number: i64) -> TenantId {
+        TenantId::from_bigint(number).unwrap()
+    }
+
+    fn limits(json: &str) -> Limits {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_tenant_that_rests_for_a_second_still_owes() {
+        let limiters = Limiters::default();
+        let slow = limits(r#"{"queries_per_second": 1, "query_burst": 2}"#);
+        let limiter = limiters.limiter(tenant(1), slow).unwrap();
+        drop(limiter.begin().unwrap());
+        limiter.charge(8);
+        drop(limiter);
+        // Told, and then nothing to tell any more.
+        for _ in 0..3 {
+            limiters.take_demands();
+        }
+        let again = limiters.limiter(tenant(1), slow).unwrap();
+        assert!(again.begin().is_err(), "it was forgotten");
+        // One that owes nothing goes.
+        let fast = limits(r#"{"queries_per_second": 1000000000}"#);
+        drop(limiters.limiter(tenant(2), fast).unwrap());
+        for _ in 0..3 {
+            limiters.take_demands();
+        }
+        let left: Vec<_> = limiters.all().iter().map(|left| left.tenant()).collect();
+        assert_eq!(left, [tenant(1)]);
+    }
+
+    #[test]
+    fn who_is_nearest_to_its_limit_is_told_first() {
+        let limiters = Limiters::default();
+        let ten = limits(r#"{"transactions": 10}"#);
+        let held: Vec<_> = (1..=40)
+            .map(|number| {
+                let limiter = limiters.limiter(tenant(number), ten).unwrap();
+                let permits = (0..number % 10).map(|_| limiter.permit().unwrap());
+                permits.collect::<Vec<_>>()
+            })
+            .collect();
+        let told = limiters.take_demands();
+        let first: Vec<TenantId> = told.iter().take(4).map(|(tenant, _)| *tenant).collect();
+        assert_eq!(first, [tenant(9), tenant(19), tenant(29), tenant(39)]);
+        assert!(told.is_sorted_by_key(|(_, asked)| std::cmp::Reverse(asked.transactions)));
+        drop(held);
+    }
+
+    #[test]
+    fn other_limits_change_what_is_owed() {
+        let limiters = Limiters::default();
+        let slow = limits(r#"{"queries_per_second": 1, "query_burst": 1}"#);
+        let limiter = limiters.limiter(tenant(1), slow).unwrap();
+        limiter.charge(9);
+        assert!(limiter.begin().is_err());
+        let fast = limits(r#"{"queries_per_second": 100000}"#);
+        let same = limiters.limiter(tenant(1), fast).unwrap();
+        assert!(same.begin().is_ok());
     }
 }

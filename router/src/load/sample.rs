@@ -3,7 +3,7 @@
 //! Sessions count when they give a server connection up; what is held at the moment is added here, or a transaction of a
 //! minute would be nothing for a minute and then everything at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tenantry_schema::catalog::{LoadAsked, LoadTotals, RouterLoad, ShardLoad, TenantLoad};
@@ -16,7 +16,7 @@ use crate::limits::Demands;
 
 /// Tenants told by name each second, besides those that have limits.
 const NAMED_MAX: usize = 256;
-/// Of these.
+/// Of these; the demands come in the order in which they matter.
 const LIMITED_MAX: usize = 1024;
 
 /// Remembers what must not be counted twice.
@@ -151,13 +151,9 @@ fn named(
         named.select_nth_unstable_by_key(NAMED_MAX, busiest);
         named.truncate(NAMED_MAX);
     }
-    let missing: Vec<TenantId> = asked
-        .keys()
-        .filter(|tenant| !named.iter().any(|(id, _)| id == *tenant))
-        .copied()
-        .collect();
-    for tenant in missing {
-        named.push((tenant, did.get(&tenant).copied().unwrap_or_default()));
+    let known: HashSet<TenantId> = named.iter().map(|(tenant, _)| *tenant).collect();
+    for tenant in asked.keys().filter(|tenant| !known.contains(tenant)) {
+        named.push((*tenant, did.get(tenant).copied().unwrap_or_default()));
     }
     named.sort_unstable_by_key(|(tenant, _)| *tenant);
     named

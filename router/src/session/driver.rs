@@ -192,7 +192,7 @@ impl Connection {
                     match Box::pin(self.enter(lease)).await {
                         Ok(asked) => just_acquired = asked,
                         Err(unavailable) => {
-                            if let Some(ended) = self.unavailable(unavailable) {
+                            if let Some(ended) = self.unavailable(unavailable, lease.is_some()) {
                                 return Some(ended);
                             }
                         }
@@ -218,7 +218,7 @@ impl Connection {
                             just_acquired = true;
                         }
                         Err(unavailable) => {
-                            if let Some(ended) = self.unavailable(unavailable) {
+                            if let Some(ended) = self.unavailable(unavailable, lease.is_some()) {
                                 return Some(ended);
                             }
                         }
@@ -230,10 +230,13 @@ impl Connection {
 
     /// The session gets no connection: `Some` ends it, otherwise its statement is refused.
     #[cold]
-    fn unavailable(&mut self, unavailable: Unavailable) -> Option<Ended> {
+    fn unavailable(&mut self, unavailable: Unavailable, keeps: bool) -> Option<Ended> {
         match unavailable {
             Unavailable::Refused(refusal) => {
-                self.gate.end();
+                // A connection that is kept keeps its place.
+                if !keeps {
+                    self.gate.end();
+                }
                 self.meter.refused();
                 self.router.metrics.refused(refusal.name());
                 self.session.acquire_failed(&refusal, &mut self.input);

@@ -320,6 +320,9 @@ impl Session {
         }
         self.counts.binds += u64::from(!bind.statement.is_empty());
         let allowed = self.check_writing(&statement);
+        if allowed.is_err() && server.is_none() && self.looks_again() {
+            return Ok(self.acquire());
+        }
         let effects = match allowed.and_then(|()| Self::bind_effects(&statement, &bind)) {
             Ok(effects) => effects,
             Err(_) if !self.settle(server) => return Ok(Handled::Later),

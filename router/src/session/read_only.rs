@@ -13,8 +13,8 @@ use tenantry_wire::backend::ErrorFields;
 use tenantry_wire::sql::{self, Lexer, TokenKind};
 use tenantry_wire::sqlstate;
 
-use super::Session;
 use super::statements::ClientStatement;
+use super::{Session, Tx};
 use crate::error::Refusal;
 use crate::limits::Killed;
 use crate::server::{Link, Source};
@@ -39,6 +39,11 @@ impl Session {
             self.run_hidden_prepared(server, &prepared);
             server.state.read_only = true;
         }
+    }
+
+    /// Whether what is known of the kill switch may be old: it is looked at when a connection is asked for.
+    pub(super) fn looks_again(&self) -> bool {
+        matches!(self.tx, Tx::Idle | Tx::Deferred { .. })
     }
 
     /// Why a text may not run while the tenant only reads, if so: it could begin a transaction of its own.

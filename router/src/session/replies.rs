@@ -278,6 +278,8 @@ impl Session {
             }) => {
                 let index = *completed;
                 *completed += 1;
+                // The first was counted when the Query was sent.
+                self.counts.statements += u64::from(index > 0);
                 let due: Vec<Effect> = if effects.is_empty() {
                     Vec::new()
                 } else {

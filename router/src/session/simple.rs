@@ -24,6 +24,9 @@ impl Session {
             Err(error) => return Ok(self.refuse_query(&malformed(error), server)),
         };
         if let Some(refusal) = self.refused_as_writing(text) {
+            if server.is_none() && self.looks_again() {
+                return Ok(self.acquire());
+            }
             return Ok(self.refuse_query(&refusal, server));
         }
         // As PostgreSQL does, whatever becomes of the Query.

@@ -252,3 +252,46 @@ async fn an_open_transaction_stops_writing() {
     assert_eq!(refusal(&mut client, "COMMIT").await, None);
     assert_eq!(count(&setup, 0).await, "1");
 }
+
+/// What a session knew of the switch is looked at anew before a procedure is refused: nothing else runs in between.
+#[tokio::test]
+async fn procedures_run_as_soon_as_the_switch_is_released() {
+    let setup = fleet().await;
+    let (mut simple, mut extended) = (setup.raw_for(0).await, setup.raw_for(0).await);
+    let admin = setup.fleet.shard(0).admin().await.unwrap();
+    let procedure = "CREATE PROCEDURE public.rest() LANGUAGE sql AS 'SELECT 1'";
+    admin.batch_execute(procedure).await.unwrap();
+    let run = "CALL public.rest()";
+    extended
+        .send(|out| {
+            frontend::put_parse(out, "d", run, &[]);
+            frontend::put_sync(out);
+        })
+        .await
+        .unwrap();
+    assert_eq!(error_of(&extended.until_ready().await.unwrap()), None);
+    for mode in [KillMode::ReadOnly, KillMode::Off, KillMode::ReadOnly] {
+        throw(&setup, Some(0), mode, None).await;
+        let expected = (mode == KillMode::ReadOnly).then_some("25006");
+        let error = refusal(&mut simple, run).await;
+        let code = error.as_ref().map(|error| error.code.as_str());
+        assert_eq!(code, expected, "{mode:?}: {error:?}");
+        extended
+            .send(|out| {
+                frontend::put_bind(out, "", "d", &[], Format::Text);
+                frontend::put_execute(out, "", 0);
+                frontend::put_sync(out);
+            })
+            .await
+            .unwrap();
+        let error = error_of(&extended.until_ready().await.unwrap());
+        let code = error.as_ref().map(|error| error.code.as_str());
+        assert_eq!(code, expected, "{mode:?}: {error:?}");
+    }
+    // In a transaction that the router has only begun itself.
+    throw(&setup, Some(0), KillMode::Off, None).await;
+    simple.query("BEGIN").await.unwrap();
+    assert_eq!(refusal(&mut simple, run).await, None);
+    assert_eq!(refusal(&mut simple, "COMMIT").await, None);
+    setup.nothing_leaked(2).await;
+}

@@ -270,3 +270,70 @@ async fn limits_come_and_go_while_sessions_stay() {
         assert_eq!(refusal(&mut client, "SELECT 1").await, None);
     }
 }
+
+#[tokio::test]
+async fn statements_of_one_query_count_each() {
+    let setup = fleet().await;
+    limit(
+        &setup,
+        0,
+        r#"{"queries_per_second": 10, "query_burst": 10}"#,
+    )
+    .await;
+    let mut client = setup.raw_for(0).await;
+    let many = vec!["SELECT 1"; 30].join(";");
+    assert_eq!(refusal(&mut client, &many).await, None);
+    let error = refusal(&mut client, "SELECT 1").await.unwrap();
+    assert_fields(&error, "53400", "TENANT_QUERY_RATE");
+    assert!(retry_ms(&error) > 1000, "{error:?}");
+}
+
+/// A connection that a session keeps is a transaction's place for as long as it is kept, and the place of the tenant that
+/// it is used for.
+#[tokio::test]
+async fn who_keeps_a_connection_keeps_its_place() {
+    let setup = fleet().await;
+    limit(
+        &setup,
+        0,
+        r#"{"transactions": 1, "queries_per_second": 10, "query_burst": 10}"#,
+    )
+    .await;
+    let (mut keeps, mut other) = (setup.raw_for(0).await, setup.raw_for(0).await);
+    keeps.query("LISTEN news").await.unwrap();
+    let error = refusal(&mut other, "SELECT 1").await.unwrap();
+    assert_fields(&error, "53400", "TENANT_TRANSACTIONS");
+    until("its rate is used up", async || {
+        let error = refusal(&mut keeps, "SELECT 1").await?;
+        assert_fields(&error, "53400", "TENANT_QUERY_RATE");
+        Some(())
+    })
+    .await;
+    let error = refusal(&mut other, "SELECT 1").await.unwrap();
+    assert_fields(&error, "53400", "TENANT_TRANSACTIONS");
+    drop(keeps);
+    limit(&setup, 0, r#"{"transactions": 1}"#).await;
+    becomes(&mut other, "SELECT 1", None).await;
+
+    // For one tenant it is kept, for another it is used.
+    let mut switches = setup.raw().await;
+    let set =
+        |index: usize, local: &str| format!("SET {local} tenantry.tenant = '{}'", setup.id(index));
+    switches.query(&set(1, "")).await.unwrap();
+    switches.query("LISTEN news").await.unwrap();
+    switches.query(&set(0, "")).await.unwrap();
+    assert_eq!(refusal(&mut switches, "SELECT 1").await, None);
+    let error = refusal(&mut other, "SELECT 1").await.unwrap();
+    assert_fields(&error, "53400", "TENANT_TRANSACTIONS");
+    let error = refusal(&mut switches, "SELECT 1").await;
+    assert_eq!(error, None, "it has the place");
+    switches.query(&set(1, "")).await.unwrap();
+    assert_eq!(refusal(&mut switches, "SELECT 1").await, None);
+    assert_eq!(refusal(&mut other, "SELECT 1").await, None);
+    let begin = format!("BEGIN; {}; SELECT 1", set(0, "LOCAL"));
+    assert_eq!(refusal(&mut switches, &begin).await, None);
+    let error = refusal(&mut other, "SELECT 1").await.unwrap();
+    assert_fields(&error, "53400", "TENANT_TRANSACTIONS");
+    switches.query("COMMIT").await.unwrap();
+    becomes(&mut other, "SELECT 1", None).await;
+}

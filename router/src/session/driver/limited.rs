@@ -57,15 +57,20 @@ impl Connection {
     /// read. One that is refused altogether is ended by the watch over time limits.
     pub(super) fn heed_limits(&mut self) {
         let version = self.router.fleet.limits_version();
-        if !self.gate.is_open_at(version) {
-            self.heed_limited(version);
+        if version == 0 && self.gate.is_open_at(version) {
+            return;
+        }
+        let tenant = self.session.tenant();
+        if !self.gate.is_open(version, tenant) {
+            self.heed_limited(version, tenant);
         }
     }
 
     #[cold]
-    fn heed_limited(&mut self, version: u64) {
-        if !self.gate.is_current(version, self.session.tenant()) {
-            self.look(version, self.session.tenant());
+    fn heed_limited(&mut self, version: u64, tenant: Option<TenantId>) {
+        if !self.gate.is_current(version, tenant) {
+            self.look(version, tenant);
+            self.gate.count();
             if let Ok(killed) = self.gate.killed(&self.router.fleet.current()) {
                 self.session.set_read_only(killed);
             }
