@@ -553,9 +553,15 @@ impl Router {
             (Some(shard.id) != home, closed)
         });
         let mut refusal = Refusal::NoShard;
+        let wait = self.config().timeouts.query_wait;
+        let (started, mut behind) = (Instant::now(), shards.len());
         for shard in shards {
+            behind -= 1;
+            // All of them together take no longer than one would; half of what is left stays for those behind.
+            let left = wait.saturating_sub(started.elapsed());
+            let limit = if behind == 0 { left } else { left / 2 };
             match self.pools.pool(shard) {
-                Ok(pool) => match pool.acquire(Applicant::default()).await {
+                Ok(pool) => match pool.acquire_within(Applicant::default(), Some(limit)).await {
                     Ok(lease) => return Ok(lease),
                     Err(error) => refusal = error,
                 },

@@ -5,8 +5,8 @@ use std::thread::ThreadId;
 
 use tenantry_schema::tenant::TenantId;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
+use super::down::Down;
 use super::lease::{Grant, Lease, Slot};
 use super::{Applicant, Gate, Pool, PoolLimits};
 use crate::admission::{Near, Scheduler, Ticket};
@@ -25,8 +25,10 @@ pub(super) struct Inner {
     pub(super) retired: bool,
     /// Those of all pools, as of the last resize.
     pub(super) limits: PoolLimits,
-    /// Until when the shard is left alone, and why.
-    pub(super) down: Option<(Instant, String)>,
+    /// No connection could be opened lately.
+    pub(super) down: Option<Down>,
+    /// When a connection last came back or was opened, microseconds.
+    pub(super) alive_us: Option<u64>,
 }
 
 /// One whose turn it is, and what it gets.
@@ -52,16 +54,6 @@ impl Inner {
             return Some(server);
         }
         self.idle.push(server);
-        None
-    }
-
-    /// Why the shard is left alone.
-    pub(super) fn down(&mut self) -> Option<String> {
-        let (until, reason) = self.down.as_ref()?;
-        if Instant::now() < *until {
-            return Some(reason.clone());
-        }
-        self.down = None;
         None
     }
 

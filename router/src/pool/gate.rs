@@ -112,7 +112,11 @@ impl Pools {
 
 impl Pool {
     fn set_gate(self: &Arc<Self>, gate: Gate) {
-        self.inner.lock().gate = gate;
+        {
+            let mut inner = self.inner.lock();
+            inner.gate = gate;
+            self.paused.set(gate == Gate::Paused, self.now_us());
+        }
         self.resize();
         if gate != Gate::Open {
             self.close_idle();
@@ -130,7 +134,8 @@ impl Pool {
         self.send_away();
     }
 
-    fn send_away(&self) {
+    /// Who waits is told why it waits no longer.
+    pub(super) fn send_away(&self) {
         let now = self.now_us();
         let waiters = self.inner.lock().scheduler.withdraw_all(now);
         drop(waiters);

@@ -6,9 +6,11 @@
 
 mod clean;
 mod connections;
+mod down;
 mod gate;
 mod lease;
 mod limits;
+mod patience;
 mod pools;
 mod sample;
 mod waiting;
@@ -23,7 +25,7 @@ use tenantry_schema::causes::one_line;
 use tenantry_schema::shard::ShardId;
 use tenantry_schema::tenant::TenantId;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 pub(crate) use self::clean::{LeftBehind, clean, give_back_if_clean};
 pub(crate) use self::gate::Gate;
@@ -34,6 +36,7 @@ pub(crate) use self::sample::Sample;
 
 use self::connections::{Inner, Turn};
 use self::lease::{Grant, Slot};
+use self::patience::{Patience, Paused};
 use self::waiting::Waiting;
 use crate::admission::{Load, Near, QueueFull, Scheduler, TenantLoad, Ticket, Weight};
 use crate::error::Refusal;
@@ -70,15 +73,19 @@ const RETIRED: &str = "its address or password has changed";
 pub(crate) struct Pool {
     login: ServerLogin,
     limits: Arc<ArcSwap<PoolLimits>>,
+    paused: Paused,
     inner: Mutex<Inner>,
 }
 
 impl Pool {
     pub(crate) fn new(login: ServerLogin, limits: Arc<ArcSwap<PoolLimits>>, gate: Gate) -> Self {
         let now = **limits.load();
+        let paused = Paused::default();
+        paused.set(gate == Gate::Paused, login.activity.clock.now_us());
         Self {
             login,
             limits,
+            paused,
             inner: Mutex::new(Inner {
                 idle: Vec::new(),
                 open: 0,
@@ -87,6 +94,7 @@ impl Pool {
                 retired: false,
                 limits: now,
                 down: None,
+                alive_us: None,
             }),
         }
     }
@@ -126,11 +134,20 @@ impl Pool {
 
     /// A connection, preferably bound to the tenant. Waits as long as `query_wait` allows.
     pub(crate) async fn acquire(self: &Arc<Self>, applicant: Applicant) -> Result<Lease, Refusal> {
-        let started = Instant::now();
+        self.acquire_within(applicant, None).await
+    }
+
+    /// The same within `limit`, if that is shorter.
+    pub(crate) async fn acquire_within(
+        self: &Arc<Self>,
+        applicant: Applicant,
+        limit: Option<Duration>,
+    ) -> Result<Lease, Refusal> {
+        let patience = Patience::begin(self, limit);
         loop {
             let slot = match self.try_acquire(applicant)? {
                 Attempt::Granted(grant) => grant,
-                Attempt::Wait(waiting) => waiting.turn(applicant, started).await?,
+                Attempt::Wait(waiting) => waiting.turn(applicant, patience).await?,
             };
             let slot = match slot {
                 Grant::Connection(lease) => match lease.move_here() {
@@ -142,21 +159,23 @@ impl Pool {
             let connect = self.limits.load().connect;
             // Large, and rarely needed: a session that waits would carry it along.
             let opening = Box::pin(server::open(&self.login));
-            match timeout(connect, opening).await {
+            let error = match timeout(connect, opening).await {
                 Ok(Ok(server)) => {
-                    self.inner.lock().down = None;
+                    self.opened();
                     return Ok(Lease::new(Box::new(server), slot));
                 }
-                Ok(Err(error)) if error.is_saturation() => {
-                    self.login.activity.connect_failed(error.cause());
-                    drop(slot);
-                    tokio::time::sleep(SATURATION_PAUSE).await;
-                    if started.elapsed() > self.limits.load().query_wait {
-                        return Err(self.queue_timeout(applicant, started));
-                    }
+                Ok(Err(error)) => error,
+                Err(_elapsed) => ConnectError::Timeout,
+            };
+            self.login.activity.connect_failed(error.cause());
+            if error.is_saturation() {
+                drop(slot);
+                tokio::time::sleep(SATURATION_PAUSE).await;
+                if patience.left(self).is_zero() {
+                    return Err(self.queue_timeout(applicant, patience.waited(self)));
                 }
-                Ok(Err(error)) => return Err(self.note_down(&error)),
-                Err(_elapsed) => return Err(self.note_down(&ConnectError::Timeout)),
+            } else if let Some(refusal) = self.note_down(&error) {
+                return Err(refusal);
             }
         }
     }
@@ -188,28 +207,31 @@ impl Pool {
         if inner.retired {
             return Err(self.down(RETIRED.to_owned()));
         }
-        let ticket = inner.request(applicant, now);
-        let down = inner.down();
-        if let Some(ticket) = ticket {
-            match (inner.take_quiet(applicant.tenant, here), down) {
+        let refusal = inner.refusal(now).map(str::to_owned);
+        if let Some(ticket) = inner.request(applicant, now) {
+            match (inner.take_quiet(applicant.tenant, here), refusal) {
                 (Some(server), _) => {
                     let lease = Lease::new(server, Slot::new(Arc::clone(self), ticket));
                     return Ok(Attempt::Granted(Grant::Connection(lease)));
                 }
-                (None, None) => {
+                (None, None) if inner.may_open() => {
                     inner.open += 1;
                     return Ok(Attempt::Granted(Grant::Slot(Slot::new(
                         Arc::clone(self),
                         ticket,
                     ))));
                 }
-                (None, Some(reason)) => {
+                (None, refusal) => {
                     inner.scheduler.give_up(ticket, now);
-                    return Err(self.down(reason));
+                    // What was idle has died.
+                    inner.bound();
+                    let refusal = refusal.or_else(|| inner.refusal(now).map(str::to_owned));
+                    if let Some(reason) = refusal {
+                        return Err(self.down(reason));
+                    }
                 }
             }
-        }
-        if let Some(reason) = down {
+        } else if let Some(reason) = refusal {
             return Err(self.down(reason));
         }
         if inner.gate == Gate::Disabled {
@@ -230,12 +252,12 @@ impl Pool {
         self.login.activity.clock.now_us()
     }
 
-    fn queue_timeout(&self, applicant: Applicant, started: Instant) -> Refusal {
+    fn queue_timeout(&self, applicant: Applicant, waited: Duration) -> Refusal {
         let inner = self.inner.lock();
         let tenant = inner.scheduler.tenant(inner.asker(applicant));
         Refusal::QueueTimeout {
             shard: self.shard_name(),
-            waited: started.elapsed(),
+            waited,
             waiting: inner.scheduler.load().waiting,
             tenant_waiting: tenant.map_or(0, |tenant| tenant.waiting),
             tenant_held: tenant.map_or(0, |tenant| tenant.held),
@@ -259,6 +281,12 @@ impl Pool {
         }
     }
 
+    /// Why nobody waits here any longer.
+    fn sent_away(&self) -> Refusal {
+        let reason = self.inner.lock().last_reason();
+        reason.map_or_else(|| self.disabled(), |reason| self.down(reason))
+    }
+
     fn disabled(&self) -> Refusal {
         self.down("an operator has disabled it".to_owned())
     }
@@ -270,12 +298,10 @@ impl Pool {
         }
     }
 
-    fn note_down(&self, error: &ConnectError) -> Refusal {
+    fn note_down(self: &Arc<Self>, error: &ConnectError) -> Option<Refusal> {
         let reason = one_line(error);
-        self.login.activity.connect_failed(error.cause());
         tracing::warn!(shard = %self.login.shard.name, %reason, "cannot open a server connection");
-        self.inner.lock().down = Some((Instant::now() + self.limits.load().retry, reason.clone()));
-        self.down(reason)
+        self.failed(reason)
     }
 
     /// The pool's bounds have changed: who waits gets what was added, idle connections beyond the new size are closed.
@@ -285,8 +311,7 @@ impl Pool {
         let closed = {
             let mut inner = self.inner.lock();
             inner.limits = limits;
-            let bounds = limits.bounds(inner.gate);
-            inner.scheduler.set_bounds(bounds);
+            inner.bound();
             let beyond = inner.open.saturating_sub(limits.size);
             let kept = inner.idle.len().saturating_sub(beyond);
             let closed = inner.idle.split_off(kept);
@@ -311,6 +336,7 @@ impl Pool {
     ) {
         let (near, closed, next) = {
             let mut inner = self.inner.lock();
+            inner.alive_us = Some(now);
             inner.scheduler.release(ticket, worked_us, now);
             if !inner.limits.keeps_bind {
                 server.link.state.bound = Bound::Unknown;
@@ -339,6 +365,7 @@ impl Pool {
             inner.scheduler.release(ticket, None, now);
             inner.open -= 1;
         }
+        self.lost();
         self.serve();
     }
 
@@ -385,8 +412,8 @@ impl Pool {
 
     /// Closes connections that have been idle too long, and those that have died.
     pub(crate) fn prune(self: &Arc<Self>) {
-        // Virtual time has gone on: it may be somebody's turn.
-        self.serve();
+        // Virtual time has gone on: it may be somebody's turn, and time to try a server again.
+        self.look_again();
         let mut inner = self.inner.lock();
         let before = inner.idle.len();
         let limit = self.limits.load().idle;

@@ -1,14 +1,19 @@
 //! A session that waits for its turn.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::lease::Grant;
+use super::patience::Patience;
 use super::{Applicant, Gate, Pool};
 use crate::admission::WaiterId;
 use crate::error::Refusal;
+
+/// How often one whose patience is over looks whether its pool is still paused.
+const PAUSED_LOOK: Duration = Duration::from_millis(20);
 
 /// A place in the queue of a pool, given up when it is dropped.
 #[derive(Debug)]
@@ -27,23 +32,29 @@ impl Waiting {
         }
     }
 
-    /// Waits for the turn for as long as is left of `query_wait`.
+    /// Waits for the turn for as long as its patience lasts. A pause is no fault of who waits and does not count.
     pub(super) async fn turn(
         mut self,
         applicant: Applicant,
-        started: Instant,
+        patience: Patience,
     ) -> Result<Grant, Refusal> {
-        let query_wait = || self.pool.limits.load().query_wait;
-        let mut left = query_wait().saturating_sub(started.elapsed());
         loop {
-            match timeout(left, &mut self.receiver).await {
+            let left = patience.left(&self.pool);
+            let look = if self.is_paused() { PAUSED_LOOK } else { left };
+            match timeout(left.max(look), &mut self.receiver).await {
                 Ok(Ok(grant)) => return Ok(grant),
-                Ok(Err(_)) => return Err(self.pool.disabled()),
-                // A pause is no fault of who waits: the time begins anew.
-                Err(_elapsed) if self.pool.stats().gate == Gate::Paused => left = query_wait(),
-                Err(_elapsed) => return Err(self.pool.queue_timeout(applicant, started)),
+                Ok(Err(_)) => return Err(self.pool.sent_away()),
+                Err(_elapsed) if self.is_paused() || !patience.left(&self.pool).is_zero() => {}
+                Err(_elapsed) => {
+                    let waited = patience.waited(&self.pool);
+                    return Err(self.pool.queue_timeout(applicant, waited));
+                }
             }
         }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.pool.stats().gate == Gate::Paused
     }
 }
 
