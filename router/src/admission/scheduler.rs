@@ -10,6 +10,8 @@ use super::{Bounds, Grant, Load, Near, QueueFull, TenantLoad, Ticket};
 
 /// What a tenant can owe, microseconds of its own holding: so much later than at its turn it comes at most.
 pub(super) const DEBT_US_MAX: u64 = 1_000_000;
+/// After so long, microseconds, one that waits comes at the latest, however many others wait and share the pool's time.
+const LATE_US: u64 = 10_000_000;
 /// The part of an even split by which virtual time goes on whoever is served.
 const CREEP: u64 = 4;
 /// The most of one request that counts for that, microseconds.
@@ -111,7 +113,6 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
             limit: self.bounds.queue_max,
             waiting: self.waiters.len(),
         };
-        let virtual_now = self.virtual_now;
         let tenant = self.tenants.at(at).ok_or(pool_full)?;
         let mut queue = tenant.queue;
         self.check_queue(queue.len())?;
@@ -121,10 +122,11 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
             .enter(&mut queue, at, self.now_us, place, handle);
         let id = number.ok_or(pool_full)?;
         let is_first = queue.len() == 1;
+        let late = self.late();
         if let Some(tenant) = self.tenants.at_mut(at) {
             tenant.queue = queue;
             if is_first {
-                tenant.comes_by(virtual_now);
+                tenant.comes_by(late);
             }
         }
         if is_first {
@@ -159,9 +161,9 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         let finish = self.tenants.at(place)?.finish(self.now_us);
         let ticket = self.grant(place, key, finish)?;
         if more {
-            let virtual_now = self.virtual_now;
+            let late = self.late();
             if let Some(tenant) = self.tenants.at_mut(place) {
-                tenant.comes_by(virtual_now);
+                tenant.comes_by(late);
             }
             self.file(place);
         }
@@ -205,7 +207,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         let waiter = self.waiters.leave(&mut tenant.queue, id)?;
         self.unfile(place);
         if self.tenants.at(place)?.queue.is_empty() {
-            self.deactivate(place);
+            self.tenants.deactivate(place, self.now_us);
         } else {
             // The next in line inherits the moment at which it comes at the latest.
             self.file(place);
@@ -302,6 +304,13 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         }
     }
 
+    /// The pool's virtual time now, and how far it gets at most while one waits that is to come at last.
+    fn late(&self) -> (Virtual, Virtual) {
+        let size = u64::try_from(self.bounds.size).unwrap_or(u64::MAX);
+        let goes_on = Virtual::shared(LATE_US.saturating_mul(size), self.tenants.active_percent());
+        (self.virtual_now, goes_on)
+    }
+
     /// Whether one whose next request would be done at this time may have a connection.
     pub(super) fn admits(&mut self, key: Virtual) -> bool {
         let size = self.bounds.size;
@@ -354,7 +363,7 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         };
         tenant.give_back(ticket.since_us, ticket.estimate_us, us);
         if tenant.queue.is_empty() {
-            self.deactivate(ticket.tenant);
+            self.tenants.deactivate(ticket.tenant, self.now_us);
         } else {
             // It may have been charged too much, and come earlier now.
             self.unfile(ticket.tenant);
@@ -392,18 +401,6 @@ impl<W, P: Copy + Eq> Scheduler<W, P> {
         {
             let weight = tenant.weight;
             self.tenants.activated(weight);
-        }
-    }
-
-    /// If it neither holds nor waits any more, it is idle.
-    fn deactivate(&mut self, place: u32) {
-        let now = self.now_us;
-        if let Some(tenant) = self.tenants.at_mut(place)
-            && tenant.is_idle()
-        {
-            tenant.rests(now);
-            let weight = tenant.weight;
-            self.tenants.deactivated(weight);
         }
     }
 }

@@ -49,8 +49,9 @@ pub(super) struct Tenant {
     pub(super) usual: Usual,
     /// What it can owe.
     pub(super) debt_max: Virtual,
-    /// Since when it is idle, if it is.
+    /// Since when it is idle, if it is, and since which lap of the hand.
     idle_us: u64,
+    idle_lap: u32,
     place: Place,
 }
 
@@ -90,6 +91,7 @@ impl Tenant {
             usual: Usual::default(),
             debt_max: rate.charge(DEBT_US_MAX),
             idle_us: 0,
+            idle_lap: 0,
             place: Place::Taken,
         }
     }
@@ -121,9 +123,9 @@ impl Tenant {
         self.finish(now).at.min(self.latest)
     }
 
-    /// The first of its queue comes no later than what it can owe from now.
-    pub(super) fn comes_by(&mut self, virtual_now: Virtual) {
-        self.latest = virtual_now + self.debt_max;
+    /// The first of its queue comes no later than what it can owe from now, nor than the pool's time gets meanwhile.
+    pub(super) fn comes_by(&mut self, (virtual_now, goes_on): (Virtual, Virtual)) {
+        self.latest = virtual_now + self.debt_max.min(goes_on);
     }
 
     pub(super) fn set_weight(&mut self, weight: Weight) {
@@ -138,11 +140,6 @@ impl Tenant {
         self.estimated_us += u64::from(self.estimate_us);
     }
 
-    /// It does nothing from now on.
-    pub(super) fn rests(&mut self, now: u64) {
-        self.idle_us = now;
-    }
-
     /// Gives back what was granted at `since` with this estimate, and pays for `us` of it.
     pub(super) fn give_back(&mut self, since: u64, estimate_us: u32, us: u64) {
         self.held = self.held.saturating_sub(1);
@@ -155,7 +152,7 @@ impl Tenant {
 /// All that are remembered, by place and by name.
 ///
 /// Who is forgotten is found by a hand that goes around all places: who has been idle for long, or where too many are
-/// idle, who has done nothing since the hand began its lap. So a tenant that comes and goes with each of its
+/// idle, who has done nothing for a whole lap of the hand. So a tenant that comes and goes with each of its
 /// requests, as all do while there is room, is not moved in any list.
 #[derive(Debug)]
 pub(super) struct Tenants {
@@ -164,8 +161,8 @@ pub(super) struct Tenants {
     hasher: DefaultHashBuilder,
     free: u32,
     hand: usize,
-    /// When the hand began its lap, microseconds.
-    lap_us: u64,
+    /// The hand's laps; they wrap.
+    lap: u32,
     /// Those that hold or wait, and their weight together, hundredths.
     active: usize,
     active_percent: u64,
@@ -179,7 +176,7 @@ impl Tenants {
             hasher: DefaultHashBuilder::default(),
             free: NOWHERE,
             hand: 0,
-            lap_us: 0,
+            lap: 0,
             active: 0,
             active_percent: 0,
         }
@@ -206,10 +203,23 @@ impl Tenants {
         self.active_percent += weight.percent();
     }
 
-    /// A tenant is idle from now on.
+    /// A tenant of this weight is idle from now on, or of another weight.
     pub(super) fn deactivated(&mut self, weight: Weight) {
         self.active -= 1;
         self.active_percent -= weight.percent();
+    }
+
+    /// If it neither holds nor waits any more, it is idle since `now`.
+    pub(super) fn deactivate(&mut self, place: u32, now: u64) {
+        let lap = self.lap;
+        if let Some(tenant) = self.at_mut(place)
+            && tenant.is_idle()
+        {
+            tenant.idle_us = now;
+            tenant.idle_lap = lap;
+            let weight = tenant.weight;
+            self.deactivated(weight);
+        }
     }
 
     pub(super) fn at(&self, place: u32) -> Option<&Tenant> {
@@ -249,6 +259,7 @@ impl Tenants {
     fn remember(&mut self, mut tenant: Tenant, now: u64) -> u32 {
         self.forget(now);
         tenant.idle_us = now;
+        tenant.idle_lap = self.lap;
         let asker = tenant.asker;
         let place = match self.places.get_mut(self.free as usize) {
             Some(free) => {
@@ -276,29 +287,27 @@ impl Tenants {
         place
     }
 
-    /// Forgets some of those that have been idle for too long, or one if they are too many. The hand stops behind it:
-    /// one that went on would come to the same places in each lap.
+    /// Forgets some of those that have been idle for too long, or as many as there are too many.
     fn forget(&mut self, now: u64) {
-        let full = self.by_name.len() - self.active >= IDLE_MAX;
-        let most = if full { LOOKED_AT_MAX } else { STALE_LOOKED_AT };
-        for _ in 0..most.min(self.places.len()) {
+        for looked in 0..LOOKED_AT_MAX.min(self.places.len()) {
+            let full = self.by_name.len() - self.active >= IDLE_MAX;
+            // Not further than it must: a hand that always went as far would come to the same places in each lap.
+            if !full && looked >= STALE_LOOKED_AT {
+                return;
+            }
             if self.hand >= self.places.len() {
                 self.hand = 0;
-                self.lap_us = now;
+                self.lap = self.lap.wrapping_add(1);
             }
             let at = self.hand;
             self.hand += 1;
             let Some(tenant) = self.places.get(at) else {
                 return;
             };
-            if tenant.place != Place::Taken || !tenant.is_idle() {
-                continue;
-            }
-            if now.saturating_sub(tenant.idle_us) > IDLE_US_MAX {
+            let stale = now.saturating_sub(tenant.idle_us) > IDLE_US_MAX;
+            let passed = full && self.lap.wrapping_sub(tenant.idle_lap) >= 2;
+            if (stale || passed) && tenant.place == Place::Taken && tenant.is_idle() {
                 self.free_place(at);
-            } else if full && tenant.idle_us < self.lap_us {
-                self.free_place(at);
-                return;
             }
         }
     }
@@ -328,11 +337,11 @@ mod tests {
     fn a_million_tenants_are_not_remembered() {
         let mut tenants = Tenants::new();
         for number in 1..=1_000_000 {
-            let now = u64::try_from(number).unwrap();
-            tenants.enter(asker(number), Weight::USUAL, 1000, now);
+            // However little time they take.
+            tenants.enter(asker(number), Weight::USUAL, 1000, 0);
         }
-        assert!(tenants.len() <= IDLE_MAX + IDLE_MAX / LOOKED_AT_MAX);
-        assert!(tenants.places.len() <= IDLE_MAX + IDLE_MAX / LOOKED_AT_MAX);
+        let most = IDLE_MAX + 4 * IDLE_MAX / LOOKED_AT_MAX;
+        assert!(tenants.len() <= most && tenants.places.len() <= most);
         assert!(tenants.find(asker(1)).is_none());
         assert!(tenants.find(asker(1_000_000)).is_some());
     }
@@ -359,14 +368,16 @@ mod tests {
             let often = tenants.enter(asker(1), Weight::USUAL, 7, now);
             let tenant = tenants.at_mut(often).unwrap();
             tenant.take(now);
+            tenants.activated(Weight::USUAL);
+            let tenant = tenants.at_mut(often).unwrap();
             tenant.give_back(now, 7, 1);
-            tenant.rests(now);
             assert_eq!(tenant.served, Virtual::of_us(now), "it was forgotten");
+            tenants.deactivate(often, now);
             let once = i64::try_from(now).unwrap() + 1;
             tenants.enter(asker(once), Weight::USUAL, 1000, now);
             most = most.max(tenants.places.len());
         }
-        assert!(most <= IDLE_MAX + IDLE_MAX / LOOKED_AT_MAX, "{most}");
+        assert!(most <= IDLE_MAX + 4 * IDLE_MAX / LOOKED_AT_MAX, "{most}");
     }
 
     /// At a second time a tenant is found where it was, and its place is used anew after it was forgotten.

@@ -389,6 +389,43 @@ fn a_debt_is_bounded() {
     }
 }
 
+/// However many others wait: what it owes is bounded in time as everybody knows it, not only in the pool's.
+#[test]
+fn who_holds_on_is_served_beside_any_number_of_others() {
+    let others = Greedy {
+        percent: 100,
+        held_us_max: 20_000,
+    };
+    let mut contest = Contest::new(bounds(8, 1), Vec::new());
+    // A session that listens, for instance: as long as it does its tenant pays for it.
+    let holds = 0;
+    let held = contest.scheduler.request(asker(holds), Weight::USUAL, 0);
+    let held = held.unwrap();
+    for tenant in 0..600 {
+        contest.tenants.push(others);
+        contest.served_us.push(0);
+        contest.longest_wait_us.push(0);
+        for _ in 0..20 {
+            if tenant != holds {
+                contest.ask(tenant);
+            }
+        }
+    }
+    while contest.now_us < 2 * SECOND {
+        contest.step();
+    }
+    let asked_us = contest.now_us;
+    contest.ask(holds);
+    while contest.served_us[holds] == 0 {
+        contest.step();
+        assert!(
+            contest.now_us - asked_us < 20 * SECOND,
+            "it waits and waits"
+        );
+    }
+    contest.scheduler.give_up(held, contest.now_us);
+}
+
 #[test]
 fn one_that_is_alone_gets_all_but_the_reserve_and_a_newcomer_that() {
     let mut scheduler: Scheduler<(), u8> = Scheduler::new(bounds(8, 2));
