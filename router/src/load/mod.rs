@@ -90,6 +90,7 @@ impl Publisher {
         if self.trimmed.elapsed() >= TRIM_PERIOD {
             self.trimmed = Instant::now();
             self.catalog.trim_load(own).await?;
+            self.catalog.trim_heat().await?;
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ const MIGRATIONS: &[Migration] = migrations![
     7 "0007_load",
     8 "0008_moves",
     9 "0009_rebalance",
+    10 "0010_heat_and_switch",
 ];
 
 const BIGINT_KEY: &str = include_str!("migrations/key_bigint.sql");

@@ -195,6 +195,14 @@ impl Catalog {
         Ok(client.execute(delete, &[&id]).await?)
     }
 
+    /// Forgets who was hot long ago, and beyond the newest hundred thousand events.
+    pub async fn trim_heat(&self) -> Result<u64, CatalogError> {
+        let client = self.client().await?;
+        Ok(client
+            .execute(include_str!("sql/trim_heat.sql"), &[])
+            .await?)
+    }
+
     /// The tenants that use the fleet most: now, or where nobody does anything, since counting began.
     pub async fn top_tenants(&self, limit: u32) -> Result<Vec<MergedLoad>, CatalogError> {
         let client = self.client().await?;

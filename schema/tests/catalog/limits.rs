@@ -165,6 +165,64 @@ async fn a_kill_switch_cannot_be_flapped() {
     assert_eq!(catalog.list_switches().await.unwrap().len(), 1);
 }
 
+/// Neither its time to cool down nor what it would still have done.
+#[tokio::test]
+async fn a_kill_switch_thrown_harder_loses_nothing_of_the_weaker_one() {
+    let fixture = Fixture::new(TenantKey::Bigint).await;
+    let catalog = &fixture.catalog;
+    let hour = Duration::from_secs(3600);
+    let slow = SwitchThrow {
+        cool_down: Some(hour),
+        ..throw(KillMode::ReadOnly)
+    };
+    let weaker = catalog.throw_switch(&slow).await.unwrap();
+    let at_once = SwitchThrow {
+        cool_down: Some(Duration::ZERO),
+        ..throw(KillMode::Refuse)
+    };
+    let harder = catalog.throw_switch(&at_once).await.unwrap();
+    assert_eq!(harder.switch.mode, KillMode::Refuse);
+    let apart = harder.cool_at.duration_since(weaker.cool_at).as_secs_f64();
+    assert!(apart.abs() < 1.0, "{apart}");
+    let error = catalog
+        .throw_switch(&throw(KillMode::Off))
+        .await
+        .unwrap_err();
+    assert!(error.hint().is_some(), "{error}");
+
+    // For a while only, when the weaker one has no end.
+    let tenant = fixture.create("shop").await;
+    let own = |mode, lasts: Option<u64>| SwitchThrow {
+        tenant: Some(tenant.id),
+        lasts: lasts.map(Duration::from_secs),
+        cool_down: Some(Duration::ZERO),
+        ..throw(mode)
+    };
+    catalog
+        .throw_switch(&own(KillMode::ReadOnly, None))
+        .await
+        .unwrap();
+    let error = catalog
+        .throw_switch(&own(KillMode::Refuse, Some(60)))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("would be lost"), "{error}");
+    assert!(error.hint().is_some());
+    catalog
+        .throw_switch(&own(KillMode::Refuse, None))
+        .await
+        .unwrap();
+    // Back by hand, and then harder for longer than it would have lasted.
+    catalog
+        .throw_switch(&own(KillMode::ReadOnly, Some(60)))
+        .await
+        .unwrap();
+    catalog
+        .throw_switch(&own(KillMode::Refuse, Some(90)))
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn a_kill_switch_says_why_and_lasts_as_long_as_it_cools() {
     let fixture = Fixture::new(TenantKey::Bigint).await;

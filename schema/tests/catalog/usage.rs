@@ -134,11 +134,29 @@ async fn heat_is_recorded_once_by_one_watcher() {
     assert_eq!((hot.len(), hot[0].tenant), (1, tenant.id));
     assert_eq!(hot[0].evidence, json!({"share": 0.5}));
 
+    // Neither old events nor too many are kept.
+    assert_eq!(catalog.trim_heat().await.unwrap(), 0);
+    let psql = fixture.psql().await;
+    psql.batch_execute(
+        "UPDATE tenantry.heat_event SET at = now() - interval '91 days'
+          WHERE id = (SELECT min(id) FROM tenantry.heat_event)",
+    )
+    .await
+    .unwrap();
+    assert_eq!(catalog.trim_heat().await.unwrap(), 1);
+    psql.batch_execute(
+        "INSERT INTO tenantry.heat_event (tenant, shard, state, evidence)
+         SELECT tenant, shard, state, '{}' FROM tenantry.heat_event e, generate_series(1, 50000) n",
+    )
+    .await
+    .unwrap();
+    assert_eq!(catalog.trim_heat().await.unwrap(), 2);
+    assert_eq!(catalog.heat_events(1).await.unwrap().len(), 1);
+
     let other = Catalog::connect(&fixture.url()).await.unwrap();
     assert!(catalog.watches_heat().await.unwrap());
     assert!(catalog.watches_heat().await.unwrap());
     assert!(!other.watches_heat().await.unwrap());
-    let psql = fixture.psql().await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'";
     psql.batch_execute(end).await.unwrap();
     // The lock goes when the backend does.
