@@ -354,16 +354,45 @@ async fn two_appliers_of_one_move_do_not_apply_twice() {
     moving.write("UPDATE plain SET note = 'twice'").await;
     moving.caught_up(&second).await;
     moving.same_rows().await;
-    // And whoever stores progress behind its back stops it.
+    // Whoever finds that progress was stored behind its back applies nothing and begins again from there.
+    let restarts = second.status().borrow().restarts;
     moving
         .to
-        .batch_execute("UPDATE tenantry.move_progress SET applied_lsn = '0/1'")
+        .batch_execute("UPDATE tenantry.move_progress SET applied_lsn = applied_lsn + 1")
         .await
         .unwrap();
     moving.write("UPDATE plain SET note = 'thrice'").await;
-    let error = timeout(LIMIT, second.ended()).await.unwrap().unwrap_err();
-    assert!(matches!(error, ApplyError::Overtaken { .. }), "{error:?}");
-    assert_eq!(text(&moving.to, "SELECT note FROM plain").await, "twice");
+    moving.caught_up(&second).await;
+    moving.same_rows().await;
+    let status = second.status().borrow().clone();
+    assert_eq!(status.restarts, restarts + 1);
+    assert!(status.last_error.unwrap().starts_with("progress from"));
+    second.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_source_hears_from_an_applier_that_waits_for_the_destination() {
+    let moving = Moving::start(SHAPES).await;
+    let applier = moving.forward().await;
+    moving
+        .write("INSERT INTO plain VALUES (1, 1, 'a', 0)")
+        .await;
+    moving.caught_up(&applier).await;
+    let mut blocker = moving.fleet.shard(1).admin().await.unwrap();
+    let blocking = blocker.transaction().await.unwrap();
+    blocking.batch_execute("LOCK TABLE plain").await.unwrap();
+    moving.write("UPDATE plain SET note = 'b'").await;
+    let waits =
+        "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'plain'::regclass";
+    streaming::until_true(&moving.to, waits).await;
+    let heard = text(&moving.from, "SELECT now()").await;
+    let later = format!("SELECT max(reply_time) > '{heard}' FROM pg_stat_replication");
+    streaming::until_true(&moving.from, &later).await;
+    blocking.rollback().await.unwrap();
+    moving.caught_up(&applier).await;
+    moving.same_rows().await;
+    assert_eq!(applier.status().borrow().restarts, 0);
+    applier.stop().await.unwrap();
 }
 
 #[tokio::test]

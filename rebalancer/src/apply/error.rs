@@ -108,8 +108,9 @@ pub enum ApplyError {
         /// The table.
         table: String,
     },
-    /// Another applier of the same move has written its progress.
-    #[error("another applier has gone on from {expected}")]
+    /// Somebody else has stored progress of this stream: most often an earlier session of this applier, whose last commit
+    /// came through after all. Or the tenant does not stand on the destination for this move any more.
+    #[error("progress from {expected} on is not this applier's to store")]
     Overtaken {
         /// Where this one was.
         expected: Lsn,
@@ -136,6 +137,7 @@ impl ApplyError {
             Self::Source(error) | Self::Destination(error) if error.is_transient() => {
                 Consequence::Retry
             }
+            Self::Overtaken { .. } => Consequence::Retry,
             Self::RowCount { .. } | Self::Conflict { .. } | Self::Contradiction { .. } => {
                 Consequence::InOrder
             }

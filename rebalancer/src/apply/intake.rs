@@ -277,7 +277,11 @@ impl Intake {
                 Some(nonce) => (ApplyPhase::Fenced, Some(nonce)),
                 None => return,
             },
-            ApplyPhase::Fenced if signs.moved(who) => (ApplyPhase::Ended, self.options.marker),
+            ApplyPhase::Fenced if signs.moved(who) => {
+                // Nothing to store: the tenant may be active on the other side by now.
+                self.options.phase = ApplyPhase::Ended;
+                return;
+            }
             ApplyPhase::Fenced if signs.active() => (ApplyPhase::Applying, None),
             _ => return,
         };

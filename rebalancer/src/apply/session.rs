@@ -173,7 +173,7 @@ impl Session {
     /// Runs the rest of a group, stores its progress and commits.
     ///
     /// # Errors
-    /// As [`Session::apply`], or another applier has gone on.
+    /// As [`Session::apply`], or somebody else has stored progress.
     pub(super) async fn commit(
         &mut self,
         targets: &Targets,

@@ -194,8 +194,14 @@ fn values_named(text: &mut String, width: usize) {
 fn key_is_parameters(text: &mut String, target: &Target, qualifier: &str) {
     for (n, i) in target.key.iter().enumerate() {
         let and = if n == 0 { "" } else { " AND " };
-        let name = column(target, *i).sql();
-        let _ = write!(text, "{and}{qualifier}{name} = ${}", n + 1);
+        let column = column(target, *i);
+        let (name, parameter) = (column.sql(), n + 1);
+        // Without the cast it would have the type of the operator, which for regclass and others is oid.
+        let _ = write!(
+            text,
+            "{and}{qualifier}{name} = ${parameter}::{}",
+            column.type_sql
+        );
     }
 }
 

@@ -22,7 +22,7 @@ use crate::replication::{Frame, ReplicationStream, Walsender};
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Between unasked reports to the source; far below `wal_sender_timeout`.
-const REPORT: Duration = Duration::from_secs(5);
+const REPORT: Duration = Duration::from_secs(1);
 /// Between questions how far the source is, while somebody waits for a position on an idle source.
 const ASK: Duration = Duration::from_millis(5);
 
@@ -156,8 +156,7 @@ impl Worker {
                 continue;
             }
             if stream.intake.is_full() {
-                let statements = stream.intake.statements();
-                stream.session.apply(&self.targets, statements).await?;
+                stream.apply(&self.targets).await?;
                 continue;
             }
             self.answer_halt(&mut stream);
@@ -256,8 +255,7 @@ impl Worker {
                     stream.intake.replayed(&message)?;
                     if stream.intake.is_full() {
                         stream.intake.join()?;
-                        let statements = stream.intake.statements();
-                        stream.session.apply(&self.targets, statements).await?;
+                        stream.apply(&self.targets).await?;
                     }
                 }
                 stream.intake.complete()?;
@@ -275,10 +273,8 @@ impl Worker {
                 applied: group.end,
                 marker: stream.intake.marker(),
             };
-            stream
-                .session
-                .commit(&self.targets, statements, progress)
-                .await?;
+            let commit = stream.session.commit(&self.targets, statements, progress);
+            reporting(&mut stream.source, stream.reached, commit).await?;
         }
         stream.reached = stream.reached.max(group.end);
         self.status.send_modify(|status| {
@@ -417,6 +413,13 @@ impl Stream {
         }
     }
 
+    /// Applies what there is of a group that cannot end yet.
+    async fn apply(&mut self, targets: &Targets) -> Result<(), ApplyError> {
+        let statements = self.intake.statements();
+        let apply = self.session.apply(targets, statements);
+        reporting(&mut self.source, self.reached, apply).await
+    }
+
     /// The end of the last transaction that was applied.
     fn applied(&self) -> Lsn {
         self.session
@@ -429,6 +432,24 @@ impl Stream {
         self.report_at = Instant::now() + REPORT;
         let reported = self.source.confirm(self.reached, reply).await;
         reported.map_err(ApplyError::Source)
+    }
+}
+
+/// Waits for the destination and goes on reporting meanwhile: the source ends the stream of a client that is silent.
+async fn reporting(
+    source: &mut ReplicationStream,
+    reached: Lsn,
+    work: impl Future<Output = Result<(), ApplyError>>,
+) -> Result<(), ApplyError> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            () = sleep(REPORT) => {
+                let reported = source.confirm(reached, false).await;
+                reported.map_err(ApplyError::Source)?;
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tenantry_rebalancer::replication::{
 };
 use tenantry_rebalancer::shard::Snapshot;
 use tenantry_rebalancer::tables::TenantTables;
+use tenantry_schema::tenant::TenantKey;
 use tenantry_testkit::Fleet;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::common::{define_on_both, endpoint, read, text};
+use crate::common::{endpoint, read, text};
 
 /// Bound of every wait for a condition.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -27,13 +28,14 @@ pub const PROOF: Uuid = Uuid::from_u128(0x0192_f0c1_7b6a_7c3e_8a51_0000_0000_000
 const FORWARD: &str = "moving_f";
 const REVERSE: &str = "moving_r";
 
-/// Two shards with tables of a test's own, and tenant 1 on its way from the first to the second.
+/// Two shards with tables of a test's own, and one tenant on its way from the first to the second.
 pub struct Moving {
     pub fleet: Fleet,
     /// A superuser's session with the source, which writes rows of any tenant.
     pub from: Client,
     /// The same with the destination.
     pub to: Client,
+    tenant: String,
     tables: TenantTables,
     start: Lsn,
 }
@@ -62,27 +64,49 @@ pub struct SourceSnapshot {
 impl Moving {
     /// The tables exist on both shards, publication and slot on the source, nothing is applied.
     pub async fn start(tables: &str) -> Self {
+        let define = format!("SET ROLE tenantry_owner; SET search_path = public; {tables}");
+        Self::start_with(TenantKey::Bigint, "1", |admin| {
+            let define = define.clone();
+            async move { admin.batch_execute(&define).await.unwrap() }
+        })
+        .await
+    }
+
+    /// The same with another key type, and with whatever makes the tables on a shard.
+    pub async fn start_with<F: Future<Output = ()>>(
+        key: TenantKey,
+        tenant: &str,
+        define: impl Fn(Client) -> F,
+    ) -> Self {
         let fleet = Fleet::builder()
             .agent(false)
+            .key(key)
             .setting("logical_decoding_work_mem", "64kB")
             .start()
             .await
             .unwrap();
-        define_on_both(&fleet, tables).await;
+        for shard in fleet.shards() {
+            define(shard.admin().await.unwrap()).await;
+        }
         let (from, to) = (
             fleet.shard(0).admin().await.unwrap(),
             fleet.shard(1).admin().await.unwrap(),
         );
-        let owner = "INSERT INTO tenantry.owner (tenant_id, state, epoch) VALUES (1, 'active', 1)";
-        from.batch_execute(owner).await.unwrap();
-        to.batch_execute(&format!("SELECT tenantry.begin_import(1, '{MOVE}', 1)"))
-            .await
-            .unwrap();
+        let owner = format!(
+            "INSERT INTO tenantry.owner (tenant_id, state, epoch) VALUES ('{tenant}', 'active', 1)"
+        );
+        from.batch_execute(&owner).await.unwrap();
+        to.batch_execute(&format!(
+            "SELECT tenantry.begin_import('{tenant}', '{MOVE}', 1)"
+        ))
+        .await
+        .unwrap();
         let found = read(fleet.shard(1)).await;
         let mut moving = Self {
             fleet,
             from,
             to,
+            tenant: tenant.to_owned(),
             tables: found,
             start: Lsn::INVALID,
         };
@@ -93,7 +117,7 @@ impl Moving {
     async fn slot(&self, shard: usize, name: &str) -> Lsn {
         let at = endpoint(self.fleet.shard(shard));
         let agent = tenantry_rebalancer::shard::connect(&at).await.unwrap();
-        publication::create(&agent, name, &self.tables.tables, "1")
+        publication::create(&agent, name, &self.tables.tables, &self.tenant)
             .await
             .unwrap();
         let mut walsender = Walsender::connect(&at).await.unwrap();
@@ -138,7 +162,7 @@ impl Moving {
         let mut config = ApplierConfig {
             move_id: MOVE,
             direction,
-            tenant: "1".to_owned(),
+            tenant: self.tenant.clone(),
             source: endpoint(self.fleet.shard(source)),
             destination: endpoint(self.fleet.shard(destination)),
             slot: name.to_owned(),
@@ -185,8 +209,10 @@ impl Moving {
     }
 
     pub async fn fence(&self, epoch: u64) {
-        let fence =
-            format!("SELECT tenantry.fence(1, '{MOVE}', '{NONCE}', '{PROOF}', {epoch}, '1 min')");
+        let fence = format!(
+            "SELECT tenantry.fence('{}', '{MOVE}', '{NONCE}', '{PROOF}', {epoch}, '1 min')",
+            self.tenant
+        );
         self.from.batch_execute(&fence).await.unwrap();
     }
 
@@ -237,8 +263,8 @@ impl Moving {
         for table in &self.tables.tables {
             let relation = table.relation();
             let sql = format!(
-                "SELECT '{}' || ' ' || t::text FROM {relation} t WHERE tenant_id = 1 ORDER BY 1",
-                table.name
+                "SELECT '{}' || ' ' || t::text FROM {relation} t WHERE tenant_id = '{}' ORDER BY 1",
+                table.name, self.tenant
             );
             let found = client.query(&sql, &[]).await.unwrap();
             rows.extend(found.iter().map(|row| row.get::<_, String>(0)));
@@ -264,6 +290,16 @@ impl Moving {
             "missing {missing:?}, not on the source {extra:?}"
         );
     }
+}
+
+/// Waits until a condition on a server holds.
+pub async fn until_true(client: &Client, sql: &str) {
+    let wait = async {
+        while !client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, wait).await.unwrap();
 }
 
 /// The n-th transaction of a client that writes: it deletes about as much as it inserts.
