@@ -11,6 +11,7 @@
 //! in the process tree.
 
 pub mod apply;
+pub mod fleet;
 pub mod machine;
 pub mod plan;
 pub mod policy;

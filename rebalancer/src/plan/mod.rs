@@ -23,7 +23,7 @@ use tenantry_schema::shard::{ShardId, ShardKind, ShardState};
 use tenantry_schema::tenant::TenantId;
 
 pub use ledger::Fill;
-pub use next::{LiveMove, next_moves};
+pub use next::{LiveMove, Waiting, next_moves};
 pub use words::bytes as bytes_in_words;
 pub(crate) use words::count;
 
@@ -153,10 +153,15 @@ pub struct Limits {
     pub moves_max: usize,
     /// Bytes that one plan moves.
     pub bytes_max: u64,
-    /// Moves at once that start or end at one shard.
+    /// Moves at once that work on one shard, as source or destination.
     pub per_shard_max: usize,
-    /// Moves at once in the fleet.
+    /// Moves at once that are not over on one shard: those whose way back is still open or whose source is still cleaned
+    /// keep a slot, and servers have few.
+    pub per_shard_open_max: usize,
+    /// Moves at once that work in the fleet.
     pub at_once_max: usize,
+    /// How long the way back of each move is kept open, seconds.
+    pub probation_s: u64,
     /// How far above its share a shard may be before anything is moved off it: 0.1 is ten percent.
     pub tolerance: f64,
     /// Bytes above its share that a shard may have in any case.
@@ -172,8 +177,10 @@ impl Default for Limits {
         Self {
             moves_max: 500,
             bytes_max: u64::MAX,
-            per_shard_max: 1,
+            per_shard_max: 2,
+            per_shard_open_max: 6,
             at_once_max: 4,
+            probation_s: 10,
             tolerance: 0.1,
             slack_bytes: 64 << 20,
             slack_busy: 0.5,

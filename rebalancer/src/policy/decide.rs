@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tenantry_schema::shard::{ShardId, ShardKind, ShardState};
 
 use super::{
-    Act, Decision, HotTenant, IsolatedTenant, Mode, Policy, ShardNow, Situation, WithoutSpare,
+    Act, Decision, HotTenant, IsolatedTenant, Mode, Policy, Rule, ShardNow, Situation, WithoutSpare,
 };
 use crate::plan::{bytes_in_words, count};
 
@@ -63,8 +63,8 @@ struct Budget<'a> {
 
 impl Budget<'_> {
     fn about_hot(&mut self, tenant: &HotTenant) -> Decision {
-        let (act, why) = match self.reason_to_leave_alone(tenant) {
-            Some(why) => (Act::Wait, why),
+        let (act, rule, why) = match self.reason_to_leave_alone(tenant) {
+            Some((rule, why)) => (Act::Wait, rule, why),
             None => self.relieve(tenant),
         };
         if let Some(to) = act.destination() {
@@ -77,61 +77,74 @@ impl Budget<'_> {
             slug: tenant.slug.clone(),
             shard: tenant.shard,
             act,
+            rule,
             why: format!("{}; {why}", heat(tenant, self.situation.now)),
         }
     }
 
-    fn reason_to_leave_alone(&self, tenant: &HotTenant) -> Option<String> {
+    fn reason_to_leave_alone(&self, tenant: &HotTenant) -> Option<(Rule, String)> {
         let (policy, now) = (self.policy, self.situation.now);
         let home = self.shard(tenant.shard);
         if let Some(obstacle) = tenant.obstacle {
-            return Some(obstacle.in_words().to_owned());
+            return Some((Rule::Obstacle, obstacle.in_words().to_owned()));
         }
         if home.is_some_and(|home| home.entry.kind != ShardKind::Shared || home.tenants <= 1) {
-            return Some("it has its shard to itself".to_owned());
+            return Some((Rule::Alone, "it has its shard to itself".to_owned()));
         }
         if tenant.pin.is_some_and(|reason| !reason.may_move()) {
-            return Some("an operator has pinned it there".to_owned());
+            return Some((Rule::Pinned, "an operator has pinned it there".to_owned()));
         }
         if tenant.share < policy.share_min {
-            return Some(format!(
-                "less than the {:.2} of the shard that the policy asks for",
-                policy.share_min
+            return Some((
+                Rule::Share,
+                format!(
+                    "less than the {:.2} of the shard that the policy asks for",
+                    policy.share_min
+                ),
             ));
         }
         if tenant.busy < policy.busy_min {
-            return Some(format!(
-                "less than the {:.1} connections that the policy asks for",
-                policy.busy_min
+            return Some((
+                Rule::Busy,
+                format!(
+                    "less than the {:.1} connections that the policy asks for",
+                    policy.busy_min
+                ),
             ));
         }
         if tenant.bytes.is_some_and(|bytes| bytes > policy.bytes_max) {
             let most = bytes_in_words(policy.bytes_max);
-            return Some(format!(
-                "it is larger than the {most} that the policy moves"
+            return Some((
+                Rule::Size,
+                format!("it is larger than the {most} that the policy moves"),
             ));
         }
         if let Some(left) = left(now, Some(tenant.since), policy.hot_for_s) {
-            return Some(format!(
-                "not for the {} s that the policy asks for, {left} s are left",
-                policy.hot_for_s
+            return Some((
+                Rule::Time,
+                format!(
+                    "not for the {} s that the policy asks for, {left} s are left",
+                    policy.hot_for_s
+                ),
             ));
         }
         if let Some(left) = left(now, tenant.moved_at, policy.cool_down_s) {
-            return Some(format!(
-                "it has moved lately and cools down for {left} s more"
+            return Some((
+                Rule::CoolDown,
+                format!("it has moved lately and cools down for {left} s more"),
             ));
         }
         (self.moves == 0).then(|| {
-            format!(
+            let why = format!(
                 "the policy may have {} under way at a time, and no more",
                 count(policy.at_once_max, "move")
-            )
+            );
+            (Rule::AtOnce, why)
         })
     }
 
     /// To a spare, else to the least loaded shard.
-    fn relieve(&mut self, tenant: &HotTenant) -> (Act, String) {
+    fn relieve(&mut self, tenant: &HotTenant) -> (Act, Rule, String) {
         let (policy, situation) = (self.policy, self.situation);
         let mut spares: Vec<&ShardNow> = situation
             .shards
@@ -161,12 +174,14 @@ impl Budget<'_> {
             self.taken.insert(spare.id);
             return (
                 Act::Isolate { to: spare.id },
+                Rule::Spare,
                 format!("the spare {} becomes its own", spare.name),
             );
         };
         if policy.without_spare == WithoutSpare::Stay {
             return (
                 Act::Wait,
+                Rule::Stays,
                 format!("{none}, and the policy lets it stay then"),
             );
         }
@@ -176,6 +191,7 @@ impl Budget<'_> {
         let Some(shard) = self.least_loaded(tenant.shard) else {
             return (
                 Act::Wait,
+                Rule::NowhereBetter,
                 format!("{none}, and there is no other shared shard"),
             );
         };
@@ -185,36 +201,46 @@ impl Budget<'_> {
             let why = format!(
                 "{none}; on {name}, the least loaded shard, {there:.1} connections of others are busy instead of {rest:.1}"
             );
-            (Act::Relieve { to: shard.entry.id }, why)
+            (Act::Relieve { to: shard.entry.id }, Rule::LeastLoaded, why)
         } else {
             let why = format!(
                 "{none}, and on {name}, the least loaded shard, no fewer connections of others are busy ({there:.1}, here {rest:.1})"
             );
-            (Act::Wait, why)
+            (Act::Wait, Rule::NowhereBetter, why)
         }
     }
 
     fn about_cold(&mut self, tenant: &IsolatedTenant, since: Timestamp) -> Decision {
         let (policy, now) = (self.policy, self.situation.now);
-        let wait = |why: String| (Act::Wait, why);
-        let (act, why) = if let Some(obstacle) = tenant.obstacle {
-            wait(obstacle.in_words().to_owned())
+        let wait = |rule: Rule, why: String| (Act::Wait, rule, why);
+        let (act, rule, why) = if let Some(obstacle) = tenant.obstacle {
+            wait(Rule::Obstacle, obstacle.in_words().to_owned())
         } else if tenant.busy > policy.busy_back_max {
-            wait(format!("it returns at {:.1} or less", policy.busy_back_max))
+            wait(
+                Rule::Busy,
+                format!("it returns at {:.1} or less", policy.busy_back_max),
+            )
         } else if let Some(left) = left(now, Some(since), policy.cold_for_s) {
-            wait(format!(
-                "it returns after {} s, {left} s are left",
-                policy.cold_for_s
-            ))
+            wait(
+                Rule::Time,
+                format!(
+                    "it returns after {} s, {left} s are left",
+                    policy.cold_for_s
+                ),
+            )
         } else if let Some(left) = left(now, tenant.moved_at, policy.cool_down_s) {
-            wait(format!(
-                "it has moved lately and cools down for {left} s more"
-            ))
+            wait(
+                Rule::CoolDown,
+                format!("it has moved lately and cools down for {left} s more"),
+            )
         } else if self.moves == 0 {
-            wait(format!(
-                "the policy may have {} under way at a time, and no more",
-                count(policy.at_once_max, "move")
-            ))
+            wait(
+                Rule::AtOnce,
+                format!(
+                    "the policy may have {} under way at a time, and no more",
+                    count(policy.at_once_max, "move")
+                ),
+            )
         } else {
             self.back(tenant)
         };
@@ -227,6 +253,7 @@ impl Budget<'_> {
             slug: tenant.slug.clone(),
             shard: tenant.shard,
             act,
+            rule,
             why: format!(
                 "{} has been cold for {cold} s and keeps {:.1} connections busy; {why}",
                 tenant.slug, tenant.busy
@@ -234,22 +261,23 @@ impl Budget<'_> {
         }
     }
 
-    fn back(&self, tenant: &IsolatedTenant) -> (Act, String) {
+    fn back(&self, tenant: &IsolatedTenant) -> (Act, Rule, String) {
         let home = tenant
             .ring
             .and_then(|home| self.shard(home))
             .filter(|home| home.entry.takes_tenants());
         if let Some(home) = home {
             let why = format!("it returns to {}, where the ring wants it", home.entry.name);
-            return (Act::Return { to: home.entry.id }, why);
+            return (Act::Return { to: home.entry.id }, Rule::Cold, why);
         }
         match self.least_loaded(tenant.shard) {
             Some(shard) => {
                 let why = format!("it returns to {}, the least loaded shard", shard.entry.name);
-                (Act::Return { to: shard.entry.id }, why)
+                (Act::Return { to: shard.entry.id }, Rule::Cold, why)
             }
             None => (
                 Act::Wait,
+                Rule::NoShard,
                 "there is no shared shard to return to".to_owned(),
             ),
         }

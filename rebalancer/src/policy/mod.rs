@@ -45,7 +45,7 @@ pub struct ShardNow {
     pub entry: ShardEntry,
     /// Server connections that are busy on it.
     pub busy: f64,
-    /// Tenants on it, or on the way to it.
+    /// Tenants that use it now; on a spare or dedicated shard all that live there or are on the way to it or from it.
     pub tenants: usize,
 }
 
@@ -140,6 +140,65 @@ impl Act {
     }
 }
 
+/// The rule that a decision follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// It is hot, and there is a spare.
+    Spare,
+    /// It is hot, there is no spare, and another shard is better.
+    LeastLoaded,
+    /// It is hot, there is no spare, and no shard is better.
+    NowhereBetter,
+    /// It is hot, there is no spare, and the policy lets it stay.
+    Stays,
+    /// It cannot be moved now.
+    Obstacle,
+    /// It harms nobody where it is.
+    Alone,
+    /// An operator wants it where it is.
+    Pinned,
+    /// It takes less of its shard than the policy asks for.
+    Share,
+    /// It keeps fewer connections busy than the policy asks for, or more than it lets return.
+    Busy,
+    /// It is too large.
+    Size,
+    /// It has not been hot, or cold, for long enough.
+    Time,
+    /// It has moved lately.
+    CoolDown,
+    /// Enough moves are under way.
+    AtOnce,
+    /// It is cold.
+    Cold,
+    /// It is cold, and there is no shard to return to.
+    NoShard,
+}
+
+impl Rule {
+    /// As it is recorded.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spare => "spare",
+            Self::LeastLoaded => "least_loaded",
+            Self::NowhereBetter => "nowhere_better",
+            Self::Stays => "stays",
+            Self::Obstacle => "obstacle",
+            Self::Alone => "alone",
+            Self::Pinned => "pinned",
+            Self::Share => "share",
+            Self::Busy => "busy",
+            Self::Size => "size",
+            Self::Time => "time",
+            Self::CoolDown => "cool_down",
+            Self::AtOnce => "at_once",
+            Self::Cold => "cold",
+            Self::NoShard => "no_shard",
+        }
+    }
+}
+
 /// A decision with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
@@ -152,6 +211,8 @@ pub struct Decision {
     /// What.
     #[serde(flatten)]
     pub act: Act,
+    /// By which rule.
+    pub rule: Rule,
     /// Why, in words and numbers.
     pub why: String,
 }

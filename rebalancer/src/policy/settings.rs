@@ -63,8 +63,8 @@ impl Default for Policy {
         Self {
             mode: Mode::default(),
             hot_for_s: 5,
-            share_min: 0.5,
-            busy_min: 2.0,
+            share_min: 0.3,
+            busy_min: 1.0,
             bytes_max: 20 << 30,
             cool_down_s: 900,
             spares_kept: 0,

@@ -70,6 +70,8 @@ fn acting() -> Policy {
     Policy {
         mode: Mode::Act,
         at_once_max: 4,
+        share_min: 0.5,
+        busy_min: 2.0,
         ..Policy::default()
     }
 }

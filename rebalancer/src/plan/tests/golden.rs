@@ -270,38 +270,49 @@ fn moves_wait_for_their_shards_and_let_others_pass() {
         (planned.source.number(), planned.destination.number())
     };
     let next = |live: &[LiveMove], limits: Limits| {
-        let chosen = next_moves(&plan.moves, live, &limits);
+        let chosen = next_moves(plan.moves.iter().map(Waiting::from), live, &limits);
         chosen.into_iter().map(ends).collect::<Vec<_>>()
     };
     let all: Vec<_> = (0..plan.moves.len()).map(ends).collect();
     assert_eq!(all, [(1, 3), (2, 4), (1, 3), (2, 4), (1, 3), (2, 4)]);
-    assert_eq!(next(&[], Limits::default()), [(1, 3), (2, 4)]);
-    let live = LiveMove {
-        tenant: tenant_id(99),
-        source: shard_id(2),
-        destination: shard_id(1),
-    };
-    assert_eq!(next(&[live], Limits::default()), []);
-    let two = Limits {
-        per_shard_max: 2,
+    let one = Limits {
+        per_shard_max: 1,
         ..Limits::default()
     };
+    assert_eq!(next(&[], one), [(1, 3), (2, 4)]);
+    let live = |number, arrived| LiveMove {
+        tenant: tenant_id(number),
+        source: shard_id(2),
+        destination: shard_id(1),
+        arrived,
+    };
+    assert_eq!(next(&[live(99, false)], one), []);
+    assert_eq!(next(&[live(99, true)], one), [(1, 3), (2, 4)]);
+    let two = Limits::default();
     assert_eq!(next(&[], two), [(1, 3), (2, 4), (1, 3), (2, 4)]);
-    assert_eq!(next(&[live], two), [(1, 3), (2, 4)]);
+    assert_eq!(next(&[live(99, false)], two), [(1, 3), (2, 4)]);
+    let open: Vec<LiveMove> = (94..=99).map(|number| live(number, true)).collect();
+    assert_eq!(
+        next(&open[..5], two),
+        [(1, 3), (2, 4)],
+        "one slot is left on each"
+    );
+    assert_eq!(next(&open, two), [], "no slot is left");
     let own = LiveMove {
         tenant: plan.moves[0].tenant,
         source: shard_id(7),
         destination: shard_id(8),
+        arrived: false,
     };
     assert_eq!(
         next(&[own], two),
         [(2, 4), (1, 3), (2, 4)],
         "it moves already"
     );
-    let one = Limits {
+    let single = Limits {
         at_once_max: 1,
         ..two
     };
-    assert_eq!(next(&[], one), [(1, 3)]);
-    assert_eq!(next(&[own], one), []);
+    assert_eq!(next(&[], single), [(1, 3)]);
+    assert_eq!(next(&[own], single), []);
 }

@@ -226,13 +226,14 @@ proptest! {
             tenant: tenant_id(1000 + index as i64),
             source: shard_id(*source),
             destination: shard_id(*destination),
+            arrived: false,
         }).collect();
         let mut at: BTreeMap<ShardId, usize> = BTreeMap::new();
         for live in &live {
             *at.entry(live.source).or_default() += 1;
             *at.entry(live.destination).or_default() += 1;
         }
-        let chosen = next_moves(&plan.moves, &live, &limits);
+        let chosen = next_moves(plan.moves.iter().map(Waiting::from), &live, &limits);
         prop_assert!(chosen.is_empty() || chosen.len() + live.len() <= at_once_max);
         prop_assert!(chosen.windows(2).all(|pair| pair[0] < pair[1]));
         for index in chosen {

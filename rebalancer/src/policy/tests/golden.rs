@@ -11,7 +11,8 @@ fn shown(policy: &Policy, situation: &Situation) -> String {
             .act
             .destination()
             .map_or_else(String::new, |to| format!(" to {to}"));
-        writeln!(text, "{}{to}: {}", decision.act.as_str(), decision.why).unwrap();
+        let (act, rule) = (decision.act.as_str(), decision.rule.as_str());
+        writeln!(text, "{act}{to} ({rule}): {}", decision.why).unwrap();
     }
     text
 }
@@ -38,18 +39,18 @@ fn the_hottest_get_the_spares_and_the_next_the_least_loaded_shard() {
     let mut situation = fleet();
     situation.hot = vec![hot(1, 1, 60, 2.5), hot(2, 1, 90, 5.0), hot(3, 1, 80, 4.0)];
     insta::assert_snapshot!(shown(&acting(), &situation), @r"
-    isolate to 8: store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; the spare s8 becomes its own
-    isolate to 9: store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; the spare s9 becomes its own
-    wait: store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; no spare is left, and on s3, the least loaded shard, no fewer connections of others are busy (1.0, here 0.5)
+    isolate to 8 (spare): store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; the spare s8 becomes its own
+    isolate to 9 (spare): store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; the spare s9 becomes its own
+    wait (nowhere_better): store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; no spare is left, and on s3, the least loaded shard, no fewer connections of others are busy (1.0, here 0.5)
     ");
     let kept = Policy {
         spares_kept: 2,
         ..acting()
     };
     insta::assert_snapshot!(shown(&kept, &situation), @r"
-    relieve to 3: store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; what is left is kept for operators (2 spares); on s3, the least loaded shard, 1.0 connections of others are busy instead of 7.0
-    wait: store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; what is left is kept for operators (2 spares), and on s2, the least loaded shard, no fewer connections of others are busy (3.0, here 3.0)
-    relieve to 2: store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; what is left is kept for operators (2 spares); on s2, the least loaded shard, 3.0 connections of others are busy instead of 4.5
+    relieve to 3 (least_loaded): store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; what is left is kept for operators (2 spares); on s3, the least loaded shard, 1.0 connections of others are busy instead of 7.0
+    wait (nowhere_better): store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; what is left is kept for operators (2 spares), and on s2, the least loaded shard, no fewer connections of others are busy (3.0, here 3.0)
+    relieve to 2 (least_loaded): store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; what is left is kept for operators (2 spares); on s2, the least loaded shard, 3.0 connections of others are busy instead of 4.5
     ");
     let stay = Policy {
         isolated_max: 1,
@@ -57,18 +58,18 @@ fn the_hottest_get_the_spares_and_the_next_the_least_loaded_shard() {
         ..acting()
     };
     insta::assert_snapshot!(shown(&stay, &situation), @r"
-    isolate to 8: store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; the spare s8 becomes its own
-    wait: store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; the policy may isolate 1 tenant, and no more, and the policy lets it stay then
-    wait: store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; the policy may isolate 1 tenant, and no more, and the policy lets it stay then
+    isolate to 8 (spare): store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; the spare s8 becomes its own
+    wait (stays): store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; the policy may isolate 1 tenant, and no more, and the policy lets it stay then
+    wait (stays): store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; the policy may isolate 1 tenant, and no more, and the policy lets it stay then
     ");
     let one = Policy {
         at_once_max: 1,
         ..acting()
     };
     insta::assert_snapshot!(shown(&one, &situation), @r"
-    isolate to 8: store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; the spare s8 becomes its own
-    wait: store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; the policy may have 1 move under way at a time, and no more
-    wait: store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; the policy may have 1 move under way at a time, and no more
+    isolate to 8 (spare): store-2 has been hot for 10 s: 5.0 connections busy, 80 % of its shard; the spare s8 becomes its own
+    wait (at_once): store-3 has been hot for 20 s: 4.0 connections busy, 80 % of its shard; the policy may have 1 move under way at a time, and no more
+    wait (at_once): store-1 has been hot for 40 s: 2.5 connections busy, 80 % of its shard; the policy may have 1 move under way at a time, and no more
     ");
 }
 
@@ -78,9 +79,9 @@ fn a_move_that_would_not_help_is_not_made() {
     situation.shards.truncate(2);
     situation.shards[1].busy = 10.0;
     situation.hot = vec![hot(1, 1, 60, 5.0)];
-    insta::assert_snapshot!(shown(&acting(), &situation), @"wait: store-1 has been hot for 40 s: 5.0 connections busy, 80 % of its shard; no spare is left, and on s2, the least loaded shard, no fewer connections of others are busy (10.0, here 7.0)");
+    insta::assert_snapshot!(shown(&acting(), &situation), @"wait (nowhere_better): store-1 has been hot for 40 s: 5.0 connections busy, 80 % of its shard; no spare is left, and on s2, the least loaded shard, no fewer connections of others are busy (10.0, here 7.0)");
     situation.shards.truncate(1);
-    insta::assert_snapshot!(shown(&acting(), &situation), @"wait: store-1 has been hot for 40 s: 5.0 connections busy, 80 % of its shard; no spare is left, and there is no other shared shard");
+    insta::assert_snapshot!(shown(&acting(), &situation), @"wait (nowhere_better): store-1 has been hot for 40 s: 5.0 connections busy, 80 % of its shard; no spare is left, and there is no other shared shard");
 }
 
 #[test]
@@ -115,14 +116,14 @@ fn who_is_left_alone_is_told_why() {
         },
     ];
     insta::assert_snapshot!(shown(&acting(), &situation), @r"
-    wait: store-1 has been hot for 3 s: 9.0 connections busy, 80 % of its shard; not for the 5 s that the policy asks for, 2 s are left
-    wait: store-2 has been hot for 100 s: 8.0 connections busy, 30 % of its shard; less than the 0.50 of the shard that the policy asks for
-    wait: store-4 has been hot for 100 s: 7.0 connections busy, 80 % of its shard; it is larger than the 20 GiB that the policy moves
-    wait: store-5 has been hot for 100 s: 6.0 connections busy, 80 % of its shard; it has moved lately and cools down for 850 s more
-    wait: store-6 has been hot for 100 s: 5.0 connections busy, 80 % of its shard; an operator has pinned it there
-    wait: store-7 has been hot for 100 s: 4.0 connections busy, 80 % of its shard; it has its shard to itself
-    wait: store-8 has been hot for 100 s: 3.0 connections busy, 80 % of its shard; a move of it is under way
-    wait: store-3 has been hot for 100 s: 1.5 connections busy, 80 % of its shard; less than the 2.0 connections that the policy asks for
+    wait (time): store-1 has been hot for 3 s: 9.0 connections busy, 80 % of its shard; not for the 5 s that the policy asks for, 2 s are left
+    wait (share): store-2 has been hot for 100 s: 8.0 connections busy, 30 % of its shard; less than the 0.50 of the shard that the policy asks for
+    wait (size): store-4 has been hot for 100 s: 7.0 connections busy, 80 % of its shard; it is larger than the 20 GiB that the policy moves
+    wait (cool_down): store-5 has been hot for 100 s: 6.0 connections busy, 80 % of its shard; it has moved lately and cools down for 850 s more
+    wait (pinned): store-6 has been hot for 100 s: 5.0 connections busy, 80 % of its shard; an operator has pinned it there
+    wait (alone): store-7 has been hot for 100 s: 4.0 connections busy, 80 % of its shard; it has its shard to itself
+    wait (obstacle): store-8 has been hot for 100 s: 3.0 connections busy, 80 % of its shard; a move of it is under way
+    wait (busy): store-3 has been hot for 100 s: 1.5 connections busy, 80 % of its shard; less than the 2.0 connections that the policy asks for
     ");
 }
 
@@ -150,11 +151,11 @@ fn who_is_cold_returns_in_time() {
         },
     ];
     insta::assert_snapshot!(shown(&acting(), &situation), @r"
-    wait: store-4 has been cold for 5000 s and keeps 0.9 connections busy; it returns at 0.5 or less
-    wait: store-7 has been cold for 5000 s and keeps 0.0 connections busy; it has moved lately and cools down for 400 s more
-    return to 2: store-1 has been cold for 4000 s and keeps 0.1 connections busy; it returns to s2, where the ring wants it
-    return to 3: store-2 has been cold for 3900 s and keeps 0.2 connections busy; it returns to s3, the least loaded shard
-    wait: store-3 has been cold for 1000 s and keeps 0.0 connections busy; it returns after 3600 s, 2600 s are left
+    wait (busy): store-4 has been cold for 5000 s and keeps 0.9 connections busy; it returns at 0.5 or less
+    wait (cool_down): store-7 has been cold for 5000 s and keeps 0.0 connections busy; it has moved lately and cools down for 400 s more
+    return to 2 (cold): store-1 has been cold for 4000 s and keeps 0.1 connections busy; it returns to s2, where the ring wants it
+    return to 3 (cold): store-2 has been cold for 3900 s and keeps 0.2 connections busy; it returns to s3, the least loaded shard
+    wait (time): store-3 has been cold for 1000 s and keeps 0.0 connections busy; it returns after 3600 s, 2600 s are left
     ");
     let never = Policy {
         returns: false,
