@@ -11,14 +11,19 @@
 //! in the process tree.
 
 pub mod apply;
+pub mod clean;
+pub mod copy;
 pub mod fleet;
 pub mod machine;
 pub mod plan;
 pub mod policy;
 pub mod replication;
 pub mod routers;
+pub mod sequences;
 pub mod shard;
 pub mod tables;
+pub mod throttle;
+pub mod verify;
 
 use std::fmt;
 

@@ -21,6 +21,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
+/// Rows are read and written by key, a range at a time: for each range to read the whole table is never right, and a
+/// planner without statistics may think so.
+const BY_KEY: &str = "SET enable_seqscan = off";
+
 const SESSION: &str = include_str!("shard/session.sql");
 
 /// A shard as the rebalancer reaches it.
@@ -116,7 +120,7 @@ pub async fn connect(endpoint: &ShardEndpoint) -> Result<Client, ConnectError> {
 pub async fn connect_as_replica(endpoint: &ShardEndpoint) -> Result<Client, ConnectError> {
     let client = connect(endpoint).await?;
     client
-        .batch_execute("SET session_replication_role = replica")
+        .batch_execute(&format!("SET session_replication_role = replica; {BY_KEY}"))
         .await
         .map_err(|source| ConnectError::Settings {
             shard: endpoint.name.clone(),

@@ -4,12 +4,16 @@
 //! are read and written through the root. What a move needs of a table and this one does not have (a key, for example)
 //! is left empty; a move of such a table is refused beforehand.
 
+mod key;
+
 use std::sync::Arc;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tenantry_wire::sql::{quote_identifier, quote_literal};
 use tokio_postgres::Client;
+
+pub use key::{Key, KeyRange};
 
 const TABLES: &str = include_str!("tables/tables.sql");
 const SHAPE: &str = include_str!("tables/shape.sql");

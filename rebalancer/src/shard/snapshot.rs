@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{ConnectError, ShardEndpoint, connect};
+use super::{BY_KEY, ConnectError, ShardEndpoint, connect};
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -51,7 +51,7 @@ impl Snapshot {
     pub async fn session(endpoint: &ShardEndpoint, id: &str) -> Result<Client, ConnectError> {
         let client = connect(endpoint).await?;
         let import = format!(
-            "{BEGIN}; SET TRANSACTION SNAPSHOT {}",
+            "{BEGIN}; SET TRANSACTION SNAPSHOT {}; {BY_KEY}",
             tenantry_wire::sql::quote_literal(id)
         );
         client

@@ -11,7 +11,8 @@ with recursive root as (
                   where a.attrelid = c.oid and a.attname = $1 and a.attnum > 0 and not a.attisdropped)
 ),
 -- A type's binary form travels well if no part of it is an oid: arrays and composites carry those of their elements,
--- and the reg* types are oids that print as names. Enums are sent as labels.
+-- and the reg* types are oids that print as names. Enums are sent as labels. An array of int2vector or oidvector is
+-- sent in a form that the server itself does not accept.
 component as (
     select t.oid as column_type, t.oid as part from pg_type t
     where t.oid in (select a.atttypid from pg_attribute a join root r on r.oid = a.attrelid
@@ -35,6 +36,7 @@ travels as (
                     when 'e' then c.column_type = t.oid or whole.typtype = 'd' and whole.typbasetype = t.oid
                     else t.typnamespace = 'pg_catalog'::regnamespace and t.typtype in ('b', 'r', 'm')
                          and t.typsend <> 0 and t.typreceive <> 0 and t.typname not like 'reg%'
+                         and t.typname not in ('int2vector', 'oidvector')
                     end) as binary
     from component c
     join pg_type t on t.oid = c.part
