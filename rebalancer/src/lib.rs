@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod machine;
 pub mod plan;
 pub mod policy;
+pub mod preflight;
 pub mod replication;
 pub mod routers;
 pub mod sequences;

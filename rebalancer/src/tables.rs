@@ -2,7 +2,7 @@
 //!
 //! Read from the server's own catalogs each time, never configured. A partitioned table is one table here: its rows
 //! are read and written through the root. What a move needs of a table and this one does not have (a key, for example)
-//! is left empty; a move of such a table is refused beforehand.
+//! is left empty; [`crate::preflight`] refuses such tables.
 
 mod key;
 
