@@ -89,6 +89,30 @@ async fn rates() {
     ] {
         rate(&moving, &applier, what, transactions, sql).await;
     }
+    let large = moving.writer().await;
+    let large = tokio::spawn(async move {
+        let began = Instant::now();
+        large
+            .batch_execute("INSERT INTO sales SELECT 2, g, g % 100, 'new', g, now(), 'a note' FROM generate_series(1, 400000) g")
+            .await
+            .unwrap();
+        began.elapsed()
+    });
+    let mut longest = Duration::ZERO;
+    let mut probes = 0;
+    // Beyond its commit, which is when a stream without pieces would begin to send it.
+    let mut left = 100;
+    while left > 0 {
+        if large.is_finished() {
+            left -= 1;
+        }
+        longest = longest.max(applier.probe(&moving.from).await.unwrap().applied);
+        probes += 1;
+    }
+    println!(
+        "markers beside a transaction of another tenant with 400,000 rows, {:?}: {probes}, max {longest:?}",
+        large.await.unwrap()
+    );
     let writing = {
         let config = moving.fleet.shard(0).admin_config().clone();
         let stop = tokio_util::sync::CancellationToken::new();

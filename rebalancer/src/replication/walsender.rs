@@ -16,6 +16,10 @@ use super::link::unexpected;
 use super::{Link, LinkError, ReplicationStream};
 use crate::shard::ShardEndpoint;
 
+/// Memory that running transactions take in the walsender before the largest is sent as far as it goes. What is sent at
+/// once is what a marker waits for, behind whatever other tenants write: milliseconds with this, a second with the
+/// server's default.
+const DECODING_MEMORY: &str = "256kB";
 /// Longest time for a cancel request.
 const CANCEL_MAX: Duration = Duration::from_secs(5);
 
@@ -44,7 +48,11 @@ impl Walsender {
     /// # Errors
     /// The shard does not answer in time or refuses.
     pub async fn connect(endpoint: &ShardEndpoint) -> Result<Self, LinkError> {
-        let link = Link::open(endpoint, &[("replication", "database")]).await?;
+        let mode = [
+            ("replication", "database"),
+            ("logical_decoding_work_mem", DECODING_MEMORY),
+        ];
+        let link = Link::open(endpoint, &mode).await?;
         Ok(Self {
             link,
             endpoint: endpoint.clone(),

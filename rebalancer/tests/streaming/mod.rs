@@ -81,7 +81,6 @@ impl Moving {
         let fleet = Fleet::builder()
             .agent(false)
             .key(key)
-            .setting("logical_decoding_work_mem", "64kB")
             .start()
             .await
             .unwrap();
