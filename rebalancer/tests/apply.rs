@@ -61,8 +61,8 @@ async fn inserts_updates_and_deletes_of_every_shape_arrive() {
         "INSERT INTO full_row SELECT 1, g, g FROM generate_series(1, 9) g;
          UPDATE full_row SET n = NULL WHERE id < 4; UPDATE full_row SET id = 20 WHERE id = 5; DELETE FROM full_row WHERE id = 6",
         // Values of a unique index that wander from row to row, folded they collide.
-        "INSERT INTO places SELECT 1, g, g FROM generate_series(1, 5) g;
-         BEGIN; UPDATE places SET place = 10 WHERE id = 1; UPDATE places SET place = 1 WHERE id = 2;
+        "INSERT INTO places SELECT 1, g, g FROM generate_series(1, 5) g",
+        "BEGIN; UPDATE places SET place = 10 WHERE id = 1; UPDATE places SET place = 1 WHERE id = 2;
          UPDATE places SET place = 2 WHERE id = 1; COMMIT;
          BEGIN; INSERT INTO places VALUES (1, 6, 6); UPDATE places SET place = 60 WHERE id = 6;
          INSERT INTO places VALUES (1, 7, 6); DELETE FROM places WHERE id = 5; INSERT INTO places VALUES (1, 8, 5); COMMIT",

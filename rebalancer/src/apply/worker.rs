@@ -47,6 +47,8 @@ pub(super) struct Worker {
     in_order_until: Lsn,
     /// They are now.
     in_order: bool,
+    /// How far the last attempt had read when it ended.
+    read: Lsn,
 }
 
 /// Both connections and what is between them.
@@ -80,6 +82,7 @@ impl Worker {
             halt: None,
             in_order_until: Lsn::INVALID,
             in_order: false,
+            read: Lsn::INVALID,
         }
     }
 
@@ -95,10 +98,9 @@ impl Worker {
                 }
                 Err(error) => error,
             };
-            let received = self.status.borrow().received;
             match error.consequence() {
                 Consequence::Retry => {}
-                Consequence::InOrder if !self.in_order => self.in_order_until = received,
+                Consequence::InOrder if !self.in_order => self.in_order_until = self.read,
                 Consequence::InOrder | Consequence::Fatal => return Err(self.give_up(error)),
             }
             tracing::warn!(
@@ -137,10 +139,18 @@ impl Worker {
             return Ok(());
         }
         let mut stream = self.connect().await?;
+        let result = self.drive(&mut stream).await;
+        // Behind what is applied in any case: a long transaction's changes may be older than that.
+        let behind = Lsn(stream.reached.0.saturating_add(1));
+        self.read = stream.source.received().max(behind);
+        result
+    }
+
+    async fn drive(&mut self, stream: &mut Stream) -> Result<(), ApplyError> {
         loop {
-            self.gather(&mut stream).await?;
+            self.gather(stream).await?;
             if stream.intake.can_commit() {
-                self.commit(&mut stream).await?;
+                self.commit(stream).await?;
                 if self.in_order && stream.reached >= self.in_order_until {
                     self.in_order = false;
                     stream.intake.fold();
@@ -152,15 +162,15 @@ impl Worker {
                 if self.stop.is_cancelled() {
                     return Ok(());
                 }
-                self.hear(&mut stream);
+                self.hear(stream);
                 continue;
             }
             if stream.intake.is_full() {
                 stream.apply(&self.targets).await?;
                 continue;
             }
-            self.answer_halt(&mut stream);
-            if self.wait(&mut stream).await? {
+            self.answer_halt(stream);
+            if self.wait(stream).await? {
                 return Ok(());
             }
         }
