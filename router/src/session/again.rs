@@ -113,6 +113,18 @@ pub(super) struct Again {
     told_parameters: bool,
 }
 
+impl From<BytesMut> for Again {
+    /// A request that ran nowhere: the client was told nothing.
+    fn from(messages: BytesMut) -> Self {
+        Self {
+            messages,
+            told: None,
+            now: None,
+            told_parameters: false,
+        }
+    }
+}
+
 /// A request that has failed because a result has changed.
 struct Failed {
     /// The client's name of the statement; empty for one that the Query names itself.

@@ -85,9 +85,17 @@ impl Session {
         if self.observing {
             self.observe_statement(&message);
         }
+        let point = if self.keeps_messages {
+            self.replay_point()
+        } else {
+            None
+        };
         let handled = self.client_message(message, server.as_deref_mut());
         let (next, consumed) = self.conclude(handled, server);
         if consumed {
+            if self.keeps_messages {
+                self.keep_message(point, head.tag, &input[..head.total]);
+            }
             buffers::consume(input, head.total);
             // What was found out about this message is nobody else's.
             self.looked_at = None;
@@ -185,6 +193,10 @@ impl Session {
             _ => {}
         }
         if runs_something(message.tag) {
+            // What is kept begins where nothing of before is outstanding.
+            if self.keeps_messages && self.expects.is_hidden_sync() {
+                return Ok(Handled::Later);
+            }
             if self.is_paused() && !self.settle(server.as_deref_mut()) {
                 return Ok(Handled::Later);
             }

@@ -156,7 +156,7 @@ impl Connection {
                     self.session.fatal(&refusal);
                     return Some(Ended::Orderly);
                 }
-                if self.moving.is_some() {
+                if self.session.is_turned() {
                     self.heed_turn();
                 }
                 if lease.is_some() && self.session.is_at_rest() {

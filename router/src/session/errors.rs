@@ -46,6 +46,9 @@ impl Session {
             }
             return Ok(());
         }
+        if self.replay.is_some() && self.replays(&fields, server) {
+            return Ok(());
+        }
         self.channel_found = None;
         if self.check_failed(message, &fields, &server.state) {
             return Ok(());

@@ -344,6 +344,28 @@ impl Expects {
         rest
     }
 
+    /// Whether only a Sync of the router's own is outstanding.
+    pub(crate) fn is_hidden_sync(&self) -> bool {
+        self.queue.len() == 1 && matches!(self.queue.front(), Some(Expect::HiddenSync))
+    }
+
+    /// Whether nothing is outstanding beyond the batch at the front.
+    pub(crate) fn is_one_batch(&self) -> bool {
+        let mut rest = self
+            .queue
+            .iter()
+            .skip_while(|expect| !expect.ends_with_ready());
+        matches!(
+            (rest.next(), rest.next(), rest.next()),
+            (None | Some(_), None, None)
+                | (
+                    Some(Expect::Query { guarded: true, .. }),
+                    Some(Expect::HiddenSync),
+                    None
+                )
+        )
+    }
+
     /// The Sync at the front becomes the router's own.
     pub(crate) fn hide_sync(&mut self) {
         if let Some(front @ Expect::Sync) = self.queue.front_mut() {

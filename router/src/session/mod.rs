@@ -27,6 +27,7 @@ mod portals;
 mod probe;
 mod prologue;
 mod read_only;
+mod replay;
 mod replies;
 mod resets;
 mod router_settings;
@@ -61,6 +62,7 @@ pub(crate) use self::state::{Assigned, Settings};
 use self::again::Again;
 use self::expect::{Expect, Expects};
 use self::probe::Asked;
+use self::replay::Replay;
 use self::script::Script;
 use self::state::{State, View};
 use self::statements::Statements;
@@ -249,8 +251,12 @@ pub(crate) struct Session {
     home: Option<ShardId>,
     /// The shard of the server connection that the session was given last.
     held: Option<ShardId>,
-    /// A tenant may move before this router knows.
-    warned: bool,
+    /// What the client sends is kept while its transaction may have to begin again,
+    keeps_messages: bool,
+    /// here,
+    replay: Option<Box<Replay>>,
+    /// unless the client has been sent something of it: bytes so far.
+    sent: u64,
     /// The guard is asked before each transaction, because the tenant moves,
     probes: bool,
     /// but not before this one.
@@ -342,7 +348,9 @@ impl Session {
             looked_at: None,
             home: None,
             held: None,
-            warned: false,
+            keeps_messages: false,
+            replay: None,
+            sent: 0,
             probes: false,
             shuns_probe: false,
             asked: None,
@@ -377,12 +385,15 @@ impl Session {
     }
 
     /// Whether what the client sends has to be kept until it is known that its tenant is served.
-    pub(crate) fn set_warned(&mut self, warned: bool) {
-        self.warned = warned;
+    pub(crate) fn set_keeps_messages(&mut self, keeps: bool) {
+        self.keeps_messages = keeps;
+        if !keeps {
+            self.replay = None;
+        }
     }
 
-    pub(crate) fn is_warned(&self) -> bool {
-        self.warned
+    pub(crate) fn keeps_messages(&self) -> bool {
+        self.keeps_messages
     }
 
     pub(crate) fn set_home(&mut self, shard: Option<ShardId>) {
@@ -572,6 +583,7 @@ impl Session {
         }
         self.batch = Batch::default();
         self.again = None;
+        self.replay = None;
         self.shuns_probe = false;
         let status = self.status();
         backend::put_ready(&mut self.output, status);

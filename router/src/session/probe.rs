@@ -27,6 +27,13 @@ pub(super) struct Asked {
     deferred: Option<Vec<String>>,
 }
 
+impl Asked {
+    /// Nobody asked: something else is being cleared away.
+    pub(super) fn nothing() -> Self {
+        Self { deferred: None }
+    }
+}
+
 /// Why the client's transaction did not begin.
 #[derive(Debug)]
 pub(crate) enum Turned {
@@ -79,6 +86,12 @@ impl Session {
         self.asked = Some(Box::new(Asked { deferred }));
     }
 
+    /// Asks in passing: what is sent behind it is skipped if the answer is no.
+    pub(super) fn take_lock(&mut self, server: &mut Link) {
+        let prepared = self.internal(PROBE);
+        self.run_hidden_prepared(server, &prepared);
+    }
+
     /// The tenant is served here until this transaction ends.
     pub(super) fn probe_passed(&mut self) {
         self.expects.pop();
@@ -90,11 +103,7 @@ impl Session {
     /// The question failed, or what had to be in force for it. What was sent is taken back; who drives the session asks
     /// with [`Self::take_turned`] what comes next.
     pub(super) fn probe_failed(&mut self, fields: &ErrorFields, server: &mut Link) {
-        let refusal = match self.expects.front() {
-            Some(Expect::Probe) => TenantRefusal::read(fields),
-            _ => None,
-        };
-        match refusal.filter(TenantRefusal::is_of_a_move) {
+        match TenantRefusal::read(fields).filter(TenantRefusal::is_of_a_move) {
             Some(met) => self.turned = Some(Turned::Away(Box::new(met))),
             None if fields.code == sqlstate::QUERY_CANCELED => {
                 self.turned = Some(Turned::Canceled);
@@ -140,6 +149,11 @@ impl Session {
         self.unproven = false;
         self.batch.flushed = false;
         self.asked = None;
+    }
+
+    /// Whether a transaction that was to begin did not.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.turned.is_some()
     }
 
     /// Why the transaction that was to begin did not, once that is cleared away.

@@ -145,10 +145,18 @@ impl Session {
             return;
         };
         let prologue = std::mem::take(prologue);
+        let mut is_locked = false;
         for text in &prologue {
+            let kind = sql::classify(text.as_bytes(), self.scs());
+            if self.probes && !is_locked && matches!(kind, Kind::Savepoint(_)) {
+                // A rollback to it would give back a lock that is taken behind it.
+                self.bind_tenant(server);
+                self.take_lock(server);
+                is_locked = true;
+            }
             let prepared = self.internal(text);
             self.run_hidden_prepared(server, &prepared);
-            if let Kind::Begin(modes) = sql::classify(text.as_bytes(), self.scs()) {
+            if let Kind::Begin(modes) = kind {
                 self.begin_as_set(server, modes);
             }
         }

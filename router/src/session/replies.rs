@@ -511,6 +511,7 @@ impl Session {
             server.state.kept.answered();
             self.overdue = None;
             self.again = None;
+            self.replay = None;
             self.shuns_probe = false;
             self.progress.0 = self.progress.0.wrapping_add(1);
             if applied {

@@ -7,6 +7,7 @@ mod common;
 
 mod clients;
 mod control;
+mod follow;
 mod holds;
 mod mover;
 

@@ -42,9 +42,11 @@ async fn agent(shard: &FleetShard) -> Client {
     client
 }
 
+/// The control token; empty if the fleet has none.
 pub fn token(fleet: &Fleet) -> String {
     let secrets = SecretsFile::load(fleet.secrets_path()).unwrap();
-    secrets.control_token.unwrap().expose().to_owned()
+    let token = secrets.control_token;
+    token.map_or_else(String::new, |token| token.expose().to_owned())
 }
 
 impl Mover {

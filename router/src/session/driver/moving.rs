@@ -38,14 +38,14 @@ impl Connection {
     /// Between transactions: does the tenant move?
     pub(super) fn heed_moves(&mut self, tenant: Option<TenantId>) {
         let alert = self.router.holds.alert();
-        if !alert.is_quiet() || self.moving.is_some() || self.session.is_warned() {
+        if !alert.is_quiet() || self.moving.is_some() || self.session.keeps_messages() {
             self.heed_alert(alert, tenant);
         }
     }
 
     #[cold]
     fn heed_alert(&mut self, alert: Alert, tenant: Option<TenantId>) {
-        self.session.set_warned(!alert.is_quiet());
+        self.session.set_keeps_messages(!alert.is_quiet());
         self.session.set_pauses(false);
         let of = tenant.and_then(|tenant| self.router.holds.of(tenant));
         self.session
@@ -155,6 +155,7 @@ impl Connection {
         };
         drop(queued);
         self.meter.sent(owed - output.len());
+        self.session.note_sent(owed - output.len());
         self.session.output = output;
         self.router.metrics.held(passed?);
         self.meter.refused();

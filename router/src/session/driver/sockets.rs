@@ -39,7 +39,9 @@ impl Connection {
         if owed > 0 && self.gives_buffers_back(lease.is_some()) {
             buffers::take_back(&mut self.session.output);
         }
-        self.meter.sent(owed - self.session.output.len());
+        let sent = owed - self.session.output.len();
+        self.meter.sent(sent);
+        self.session.note_sent(sent);
         match written {
             Ok(()) => progress |= was_high && self.session.output.len() <= HIGH_WATER,
             Err(_) => io.client_deaf = true,

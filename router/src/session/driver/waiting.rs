@@ -69,6 +69,7 @@ impl Connection {
         };
         drop(queued);
         self.meter.sent(owed - output.len());
+        self.session.note_sent(owed - output.len());
         self.session.output = output;
         let lease = lease?;
         // Limits and switches may have come while it waited.
