@@ -28,7 +28,7 @@ use crate::places::Place;
 use crate::reported::ReportedError;
 use crate::route::Route;
 use crate::router::{Reported, Router};
-use crate::session::driver::{Connection, Ended};
+use crate::session::driver::{Bells, Connection, Ended};
 use crate::session::{Identity, Session};
 use crate::stream::Stream;
 use crate::tls::{ClientSide, Secured};
@@ -338,6 +338,7 @@ impl Login {
                 input: self.input,
                 session,
                 gate,
+                bells: Bells::new(),
                 slot: Arc::clone(&registration.slot),
                 meter: Meter::new(listed.record(), settings_hash),
                 called: Called::new(listed.record()),

@@ -4,6 +4,7 @@
 //! Reading and writing of both sockets share one poll, so that a client that sends a long pipeline
 //! without reading cannot deadlock with a server that does the same.
 
+mod bell;
 mod limited;
 mod moving;
 mod shown;
@@ -21,6 +22,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::bell::Bells;
 use self::moving::Moving;
 use self::signals::Signals;
 use self::sockets::Io;
@@ -67,6 +69,8 @@ pub(crate) struct Connection {
     pub(crate) gate: Gate,
     /// Its tenant moves.
     pub(crate) moving: Option<Box<Moving>>,
+    /// Whether its client, or its server, may have sent something.
+    pub(crate) bells: Box<Bells>,
 }
 
 /// What a wait brought.

@@ -25,6 +25,9 @@ const BACKEND_PID_MAX: usize = 128;
 /// queries). `standard_conforming_strings` is the session's setting.
 #[must_use]
 pub fn classify<T: AsRef<[u8]> + ?Sized>(text: &T, standard_conforming_strings: bool) -> Kind<'_> {
+    if let Some(kind) = transaction::alone(text.as_ref()) {
+        return kind;
+    }
     let mut lexer = Lexer::new(text.as_ref(), standard_conforming_strings);
     let first = lexer.find(|token| token.kind != TokenKind::Punct(b';'));
     let Some(first) = first else {

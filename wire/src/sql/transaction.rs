@@ -113,6 +113,20 @@ impl fmt::Display for TransactionModes {
     }
 }
 
+/// A text that is one word which begins or ends a transaction, as most of these are: told without reading tokens. `None`
+/// says nothing.
+pub(super) fn alone(text: &[u8]) -> Option<Kind<'static>> {
+    let word = text.strip_suffix(b";").unwrap_or(text);
+    let is = |keyword: &[u8]| word.eq_ignore_ascii_case(keyword);
+    match word.len() {
+        3 if is(b"end") => Some(Kind::Commit { chain: false }),
+        5 if is(b"begin") => Some(Kind::Begin(TransactionModes::default())),
+        6 if is(b"commit") => Some(Kind::Commit { chain: false }),
+        8 if is(b"rollback") => Some(Kind::Rollback { chain: false }),
+        _ => None,
+    }
+}
+
 fn work(cursor: &mut Cursor<'_>) {
     let _ = cursor.keyword("work") || cursor.keyword("transaction");
 }

@@ -149,7 +149,7 @@ impl Connection {
                 waited: held.0,
             })),
             () = queued.cancelled() => Err(Refusal::Canceled.into()),
-            () = client_gone(&mut self.stream, &mut self.input, &mut output) => {
+            () = client_gone(&mut self.stream, &mut self.input, &mut output, &self.bells.client) => {
                 Err(Unavailable::ClientGone)
             }
         };

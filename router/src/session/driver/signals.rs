@@ -1,49 +1,24 @@
 //! What a session waits for beside its sockets and that hardly ever comes: the router's end, a change of the fleet.
 //!
 //! These futures take locks that all sessions share, and a session is woken several times for each statement. So
-//! they have a waker of their own, which notes that one of them has called: until then asking costs one load. Nothing here
-//! knows what a signal means.
+//! they have a bell of their own. Nothing here knows what a signal means.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use futures_util::task::AtomicWaker;
 
-/// Futures of which one is hardly ever ready. For one task, whose waker is registered again only after a call.
+use super::bell::Bell;
+
+/// Futures of which one is hardly ever ready. For one task.
 pub(super) struct Signals<T> {
-    bell: Arc<Bell>,
-    waker: Waker,
+    bell: Bell,
     waiting: Vec<BoxFuture<'static, T>>,
-}
-
-struct Bell {
-    /// A future has called, or has not been asked yet.
-    rung: AtomicBool,
-    session: AtomicWaker,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
-        self.session.wake();
-    }
 }
 
 impl<T> Signals<T> {
     pub(super) fn of(waiting: impl IntoIterator<Item = BoxFuture<'static, T>>) -> Self {
-        let bell = Arc::new(Bell {
-            rung: AtomicBool::new(true),
-            session: AtomicWaker::new(),
-        });
         Self {
-            waker: Waker::from(Arc::clone(&bell)),
-            bell,
+            bell: Bell::new(),
             waiting: waiting.into_iter().collect(),
         }
     }
@@ -51,30 +26,27 @@ impl<T> Signals<T> {
     /// Waits for one more, from the next poll on.
     pub(super) fn push(&mut self, signal: BoxFuture<'static, T>) {
         self.waiting.push(signal);
-        self.bell.rung.store(true, Ordering::Release);
+        self.bell.ring();
     }
 
     /// Ready with the outcome of a future, which is then waited for no longer.
     pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<T> {
-        if !self.bell.rung.load(Ordering::Acquire) {
-            return Poll::Pending;
-        }
-        self.bell.rung.store(false, Ordering::Relaxed);
-        // Before the futures are asked: one that calls in between is asked below, one that calls later wakes the task.
-        self.bell.session.register(cx.waker());
-        let mut own = Context::from_waker(&self.waker);
-        for at in 0..self.waiting.len() {
-            let Some(signal) = self.waiting.get_mut(at) else {
-                break;
-            };
-            if let Poll::Ready(outcome) = signal.as_mut().poll(&mut own) {
-                drop(self.waiting.swap_remove(at));
-                // Another may have called at the same time.
-                self.bell.rung.store(true, Ordering::Release);
-                return Poll::Ready(outcome);
+        let waiting = &mut self.waiting;
+        self.bell.ask(cx, |own| {
+            let ready = waiting.iter_mut().enumerate().find_map(|(at, signal)| {
+                match signal.as_mut().poll(own) {
+                    Poll::Ready(outcome) => Some((at, outcome)),
+                    Poll::Pending => None,
+                }
+            });
+            match ready {
+                Some((at, outcome)) => {
+                    drop(waiting.swap_remove(at));
+                    Poll::Ready(outcome)
+                }
+                None => Poll::Pending,
             }
-        }
-        Poll::Pending
+        })
     }
 }
 
@@ -116,24 +88,5 @@ mod tests {
         came.sort_unstable();
         assert_eq!(came, [0, 1, 2, 3, 9]);
         assert!(poll_fn(|cx| Poll::Ready(signals.poll(cx).is_pending())).await);
-    }
-
-    #[test]
-    fn who_is_not_called_asks_nobody() {
-        let asked = Arc::new(AtomicBool::new(false));
-        let notes = Arc::clone(&asked);
-        let waits = poll_fn(move |_| {
-            notes.store(true, Ordering::Relaxed);
-            Poll::<u8>::Pending
-        });
-        let mut signals = Signals::of([waits.boxed()]);
-        let cx = Context::from_waker(Waker::noop());
-        assert!(signals.poll(&cx).is_pending());
-        assert!(asked.swap(false, Ordering::Relaxed));
-        assert!(signals.poll(&cx).is_pending());
-        assert!(!asked.load(Ordering::Relaxed));
-        signals.bell.wake_by_ref();
-        assert!(signals.poll(&cx).is_pending());
-        assert!(asked.load(Ordering::Relaxed));
     }
 }

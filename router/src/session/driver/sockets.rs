@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use tenantry_wire::frame::{self, LARGE_MESSAGE_LIMIT};
 use tenantry_wire::tag::frontend as tag;
 
+use super::bell::Bell;
 use super::{Connection, HIGH_WATER};
 use crate::buffers;
 use crate::pool::Lease;
@@ -55,7 +56,8 @@ impl Connection {
         let bound = HIGH_WATER.max(self.session.wanted(&self.input));
         // What the server says comes first; the next look is the client's.
         if !progress && !server_full && self.input.len() < bound {
-            match self.stream.poll_fill(&mut self.input, cx) {
+            let (stream, input) = (&mut self.stream, &mut self.input);
+            match (self.bells.client).ask(cx, |own| stream.poll_fill(input, own)) {
                 Poll::Ready(Ok(0) | Err(_)) => {
                     if !self.may_still_end_orderly() {
                         io.client_closed = true;
@@ -86,7 +88,8 @@ impl Connection {
             Err(_) => io.server_closed = true,
         }
         if self.session.output.len() <= HIGH_WATER {
-            match server.stream.poll_fill(&mut server.link.input, cx) {
+            let (stream, input) = (&mut server.stream, &mut server.link.input);
+            match (self.bells.server).ask(cx, |own| stream.poll_fill(input, own)) {
                 Poll::Ready(Ok(0) | Err(_)) => io.server_closed = true,
                 Poll::Ready(Ok(_)) => progress = true,
                 Poll::Pending => {}
@@ -115,14 +118,19 @@ fn poll_write(stream: &mut Stream, output: &mut BytesMut, cx: &mut Context<'_>) 
 
 /// Resolves when the client has closed its side; takes in what it sends meanwhile, up to a bound, and writes what it
 /// is owed as far as it reads.
-pub(super) async fn client_gone(stream: &mut Stream, input: &mut BytesMut, output: &mut BytesMut) {
+pub(super) async fn client_gone(
+    stream: &mut Stream,
+    input: &mut BytesMut,
+    output: &mut BytesMut,
+    bell: &Bell,
+) {
     let mut said_goodbye = false;
     poll_fn(|cx| {
         if poll_write(stream, output, cx).is_err() {
             return Poll::Ready(());
         }
         while !said_goodbye && input.len() < HIGH_WATER {
-            match stream.poll_fill(input, cx) {
+            match bell.ask(cx, |own| stream.poll_fill(input, own)) {
                 Poll::Ready(Ok(0) | Err(_)) if ends_with_terminate(input) => said_goodbye = true,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(_)) => {}
@@ -158,7 +166,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::{client_gone, ends_with_terminate};
+    use super::{Bell, client_gone, ends_with_terminate};
     use crate::stream::Stream;
 
     /// While a session waits for a connection, its client may read late, or never.
@@ -172,7 +180,8 @@ mod tests {
         // More than two sockets hold.
         let length = 64 << 20;
         let (mut input, mut output) = (BytesMut::new(), BytesMut::zeroed(length));
-        let mut gone = pin!(client_gone(&mut stream, &mut input, &mut output));
+        let bell = Bell::new();
+        let mut gone = pin!(client_gone(&mut stream, &mut input, &mut output, &bell));
         assert!(poll_fn(|cx| Poll::Ready(gone.as_mut().poll(cx).is_pending())).await);
         let read_all = async {
             let mut read = vec![0; length];

@@ -63,7 +63,7 @@ impl Connection {
             () = poll_fn(|cx| called.poll_killed(cx)) => Err(Unavailable::Killed),
             lease = router.connection(&self.session, tenant) => lease.map_err(Unavailable::from),
             () = queued.cancelled() => Err(Refusal::Canceled.into()),
-            () = client_gone(&mut self.stream, &mut self.input, &mut output) => {
+            () = client_gone(&mut self.stream, &mut self.input, &mut output, &self.bells.client) => {
                 Err(Unavailable::ClientGone)
             }
         };
@@ -87,6 +87,8 @@ impl Connection {
             self.session.set_home(shard);
         }
         self.session.set_held(shard);
+        // Its socket has not been asked for this session yet.
+        self.bells.server.ring();
         let session_pooled = self.session.is_session_pooled();
         if let Some(server) = lease.server() {
             // What a session leaves behind that has a connection to itself is not followed.

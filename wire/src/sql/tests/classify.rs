@@ -22,6 +22,21 @@ fn set_of(text: &str) -> (bool, String, SetValue) {
     }
 }
 
+/// The short way and the long one, which a blank in front makes necessary.
+#[test]
+fn a_word_alone_is_what_it_is_among_others() {
+    for word in [
+        "begin", "END", "Commit", "rollback", "abort", "bogus", "ends", "commits",
+    ] {
+        for text in [word.to_owned(), format!("{word};")] {
+            let (short, long) = (kind(&text), format!(" {text}"));
+            assert_eq!(short, kind(&long), "{text}");
+        }
+    }
+    assert_eq!(kind("begin"), Kind::Begin(TransactionModes::default()));
+    assert_eq!(kind("END;"), Kind::Commit { chain: false });
+}
+
 #[test]
 fn queries_are_plain_and_nothing_is_empty() {
     for text in ["", " \n", ";", "-- a", "/* a */ ;"] {
