@@ -92,6 +92,8 @@ pub(crate) async fn rebalancer(sources: Sources) -> Result<Exit, Failure> {
     let (settings, shutdown) = prepare(&sources)?;
     let config = tenantry_rebalancer::Config {
         catalog_url: settings.catalog_url()?.to_owned(),
+        secrets_file: settings.secrets_file()?,
+        ..tenantry_rebalancer::Config::default()
     };
     ended(
         "rebalancer",

@@ -49,6 +49,8 @@ impl Crew {
         };
         let rebalancer = tenantry_rebalancer::Config {
             catalog_url: catalog_url.clone(),
+            secrets_file: place.secrets(),
+            ..tenantry_rebalancer::Config::default()
         };
         crew.spawn(
             "rebalancer",
