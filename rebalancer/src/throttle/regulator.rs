@@ -12,15 +12,26 @@ use crate::shard::{ConnectError, ShardEndpoint, connect};
 
 const PROBE: &str = include_str!("probe.sql");
 /// Transactions for a baseline: about a second of them.
-const BASELINE: usize = 40;
+const BASELINE: u32 = 40;
 const BASELINE_INTERVAL: Duration = Duration::from_millis(25);
 const INTERVAL: Duration = Duration::from_millis(25);
-/// A decision each half second.
-const WINDOW: usize = 20;
+/// A decision each half second, however few transactions fit in it: the slower a shard, the sooner it matters.
+const WINDOW: u32 = 20;
+/// A transaction that takes longer is not waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Differences below are scheduling and not load: a baseline counts at least this much.
 const BASELINE_LEAST: Duration = Duration::from_millis(1);
 /// The quantile compared, in percent: rare spikes are the disk's, and a median hides a queue.
 const QUANTILE: usize = 80;
+
+/// Why a window has no result.
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error("the shard does not answer")]
+    Silent,
+    #[error("the probe failed")]
+    Sql(#[from] tokio_postgres::Error),
+}
 
 /// Probes of both shards, with baselines. Make it before the move begins.
 pub struct Regulator {
@@ -106,25 +117,24 @@ impl Probed {
                     self.session = session;
                 } else {
                     // Nothing to measure, and nothing to hurry: the next window comes after its usual time.
-                    tokio::time::sleep(INTERVAL * WINDOW as u32).await;
+                    tokio::time::sleep(INTERVAL * WINDOW).await;
                 }
                 Pressure(f64::INFINITY)
             }
         }
     }
 
-    async fn times(
-        &self,
-        count: usize,
-        pause: Duration,
-    ) -> Result<Vec<Duration>, tokio_postgres::Error> {
+    async fn times(&self, count: u32, pause: Duration) -> Result<Vec<Duration>, ProbeError> {
         let mut ticks = interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut times = Vec::with_capacity(count);
-        for _ in 0..count {
+        let mut times = Vec::with_capacity(count as usize);
+        let until = Instant::now() + pause * count;
+        while times.len() < count as usize && (times.is_empty() || Instant::now() < until) {
             ticks.tick().await;
             let start = Instant::now();
-            self.session.simple_query(PROBE).await?;
+            tokio::time::timeout(ANSWER_MAX, self.session.simple_query(PROBE))
+                .await
+                .map_err(|_| ProbeError::Silent)??;
             times.push(start.elapsed());
         }
         Ok(times)
