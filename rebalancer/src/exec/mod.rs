@@ -2,7 +2,7 @@
 //!
 //! The task persists first and acts second: what [`Machine::stored`] says is in the catalog, compared on version and
 //! lease, before the next effect starts. Within a cutover nothing is stored, because then the owner row of the shard that
-//! is left is the journal (docs/adr/0023). Nothing is decided here: outcomes go to the machine and effects come back.
+//! is left is the journal (docs/adr/0024). Nothing is decided here: outcomes go to the machine and effects come back.
 
 mod after;
 mod before;

@@ -3,7 +3,7 @@
 //! [`step`] knows no clock, no socket and no catalog; time is an argument. At most one effect is under way, and each
 //! is answered by one event. A change of [`Machine::stored`] must be in the catalog before the next effect starts;
 //! within a cutover nothing changes there, because then the owner row of the shard that is left is the journal
-//! (docs/adr/0023). A process that loads a move starts with [`Event::Resumed`]: every effect may have been begun by
+//! (docs/adr/0024). A process that loads a move starts with [`Event::Resumed`]: every effect may have been begun by
 //! another process before, and may even be finished by it later, so each is idempotent and a takeover of a cutover
 //! begins by making what that process may still do fail.
 
