@@ -8,8 +8,10 @@ use crate::config::{Flag, Sources};
 use crate::demo::DemoCommand;
 use crate::init::InitArgs;
 use crate::kill_switch::KillSwitchCommand;
+use crate::moves::MoveCommand;
 use crate::output::Format;
 use crate::plan::PlanCommand;
+use crate::rebalance::RebalanceCommand;
 use crate::role::RoleCommand;
 use crate::shard::ShardCommand;
 use crate::tenant::TenantCommand;
@@ -74,7 +76,7 @@ pub(crate) enum Command {
     Rebalancer,
     /// Run the operators' HTTP API and dashboards
     Console(ConsoleArgs),
-    /// Create, find, suspend and resume tenants
+    /// Create, find, suspend, resume and move tenants
     #[command(subcommand)]
     Tenant(TenantCommand),
     /// Plans and the limits of their tenants
@@ -83,7 +85,13 @@ pub(crate) enum Command {
     /// Stop a tenant or the fleet from writing, or from working, in an emergency
     #[command(subcommand)]
     KillSwitch(KillSwitchCommand),
-    /// List and add shards
+    /// Follow moves of tenants between shards, and decide about them
+    #[command(subcommand)]
+    Move(MoveCommand),
+    /// Even bytes and load over the shards
+    #[command(subcommand)]
+    Rebalance(RebalanceCommand),
+    /// List, add, empty and remove shards
     #[command(subcommand)]
     Shard(ShardCommand),
     /// Create and change the roles that clients log in as

@@ -19,7 +19,7 @@ use crate::output::record;
 
 pub(crate) use layers::Flag;
 pub(crate) use settings::Settings;
-pub(crate) use value::{LogFormat, Period};
+pub(crate) use value::{ByteSize, LogFormat, Period};
 
 /// Where configuration comes from in this run.
 #[derive(Clone, Debug, Default)]

@@ -11,8 +11,10 @@ mod exit;
 mod init;
 mod kill_switch;
 mod limits;
+mod moves;
 mod output;
 mod plan;
+mod rebalance;
 mod role;
 mod roles;
 mod shard;
@@ -64,6 +66,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Demo(command) => demo::run(command, cli.global.log.as_deref(), printer).await,
         Command::Tenant(command) => tenant::run(command, &sources, printer).await,
         Command::Shard(command) => shard::run(command, &sources, printer).await,
+        Command::Move(command) => moves::run(command, &sources, printer).await,
+        Command::Rebalance(command) => rebalance::run(command, &sources, printer).await,
         Command::Plan(command) => plan::run(command, &sources, printer).await,
         Command::KillSwitch(command) => kill_switch::run(command, &sources, printer).await,
         Command::Role(command) => role::run(command, &sources, printer).await,

@@ -1,6 +1,7 @@
 //! `tenantry shard`: the operator's view of shards, through the catalog.
 
 mod args;
+mod state;
 
 use std::path::Path;
 
@@ -35,6 +36,12 @@ pub(crate) async fn run(
             printer.one(&ShardView::from(catalog.shard(&shard).await?))?
         }
         ShardCommand::Add(args) => add(&catalog, args, secrets.as_deref(), printer).await?,
+        ShardCommand::Drain(args) => state::drain(&catalog, &args, printer).await?,
+        ShardCommand::Resume { shard } => state::resume(&catalog, &shard, printer).await?,
+        ShardCommand::SetReadonly { shard } => {
+            state::set_readonly(&catalog, &shard, printer).await?;
+        }
+        ShardCommand::Remove(args) => state::remove(&catalog, &args, sources, printer).await?,
     }
     Ok(Exit::Ok)
 }

@@ -3,6 +3,7 @@
 mod args;
 mod hot;
 mod limit;
+mod relocate;
 mod top;
 mod view;
 
@@ -49,6 +50,8 @@ pub(crate) async fn run(
         TenantCommand::Resume(args) => resume(&catalog, &args, printer).await?,
         TenantCommand::Hot(args) => hot::run(&catalog, &args, printer).await?,
         TenantCommand::Limit(command) => limit::run(&catalog, command, printer).await?,
+        TenantCommand::Move(args) => relocate::relocate(&catalog, &args, printer).await?,
+        TenantCommand::Isolate(args) => relocate::isolate(&catalog, &args, printer).await?,
         TenantCommand::SetPlan(args) => limit::set_plan(&catalog, &args, printer).await?,
     }
     Ok(Exit::Ok)

@@ -2,6 +2,9 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::moves::WaitArgs;
+use crate::rebalance::LimitArgs;
+
 /// `tenantry shard …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShardCommand {
@@ -14,6 +17,47 @@ pub(crate) enum ShardCommand {
     },
     /// Add a shard; tenants that exist stay where they live, new ones follow the new ring
     Add(AddArgs),
+    /// Empty a shard: no new tenant comes, and those that are there move to other shards while they are used
+    Drain(DrainArgs),
+    /// Make a shard active again; moves off it that are under way are finished
+    Resume {
+        /// Name or number
+        shard: String,
+    },
+    /// Keep a shard as it is: no new tenant comes, and no move begins or ends there; its tenants go on
+    SetReadonly {
+        /// Name or number
+        shard: String,
+    },
+    /// Take an empty shard out of the fleet
+    Remove(RemoveArgs),
+}
+
+/// `tenantry shard drain`
+#[derive(Args, Debug)]
+pub(crate) struct DrainArgs {
+    /// Name or number
+    pub(crate) shard: String,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Only show who would move where, and why
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+/// `tenantry shard remove`
+#[derive(Args, Debug)]
+pub(crate) struct RemoveArgs {
+    /// Name or number
+    pub(crate) shard: String,
+    /// Its name, typed out
+    #[arg(long, value_name = "NAME")]
+    pub(crate) confirm: String,
+    /// Its server is gone for good: do not look into its database
+    #[arg(long)]
+    pub(crate) gone: bool,
 }
 
 /// `tenantry shard add`

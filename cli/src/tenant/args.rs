@@ -5,6 +5,7 @@ use tenantry_schema::tenant::TenantState;
 
 use crate::config::Period;
 use crate::limits::LimitArgs;
+use crate::moves::{IsolateArgs, RelocateArgs};
 
 /// `tenantry tenant …`
 #[derive(Debug, Subcommand)]
@@ -30,6 +31,10 @@ pub(crate) enum TenantCommand {
     Limit(LimitCommand),
     /// Give a tenant another plan
     SetPlan(SetPlanArgs),
+    /// Move a tenant to another shard while it is used
+    Move(RelocateArgs),
+    /// Give a tenant a shard of its own while it is used
+    Isolate(IsolateArgs),
 }
 
 /// `tenantry tenant hot`
@@ -38,8 +43,11 @@ pub(crate) struct HotArgs {
     /// Who turned hot and cold, newest first, instead of who is hot now
     #[arg(long)]
     pub(crate) events: bool,
-    /// At most so many events
-    #[arg(long, value_name = "N", default_value_t = 50, requires = "events")]
+    /// What the isolation policy recommended or did about them, newest first
+    #[arg(long, conflicts_with = "events")]
+    pub(crate) decisions: bool,
+    /// At most so many events or decisions
+    #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) limit: u32,
 }
 

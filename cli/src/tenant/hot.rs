@@ -1,4 +1,5 @@
-//! `tenantry tenant hot`: the tenants that take their shard over, and the evidence for it.
+//! `tenantry tenant hot`: the tenants that take their shard over, the evidence for it, and what the isolation policy
+//! decided about them.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,30 @@ record!(HotView {
     busy => "BUSY", baseline => "BASELINE",
 });
 
-/// Prints who is hot now, or what happened.
+/// What the isolation policy decided about a tenant.
+#[derive(Debug, Serialize)]
+struct DecisionView {
+    at: Timestamp,
+    tenant: String,
+    slug: String,
+    shard: Option<String>,
+    /// `recommend` or `act`.
+    mode: String,
+    /// `isolate`, `relieve`, `return` or `wait`.
+    act: String,
+    destination: Option<String>,
+    rule: String,
+    why: String,
+    /// The move that was planned for it.
+    planned: Option<String>,
+}
+
+record!(DecisionView {
+    at => "AT", slug => "TENANT", shard => "SHARD", mode => "MODE", act => "ACT", destination => "TO", rule => "RULE",
+    why => "WHY", planned => "MOVE",
+});
+
+/// Prints who is hot now, what happened, or what was decided.
 pub(super) async fn run(
     catalog: &Catalog,
     args: &HotArgs,
@@ -49,6 +73,24 @@ pub(super) async fn run(
         .into_iter()
         .map(|shard| (shard.id, shard.name.to_string()))
         .collect();
+    if args.decisions {
+        let decisions = catalog.isolation_events(args.limit).await?;
+        let views = decisions.into_iter().map(|event| DecisionView {
+            at: event.at,
+            tenant: event.tenant.display(key).to_string(),
+            slug: event.slug,
+            shard: shards.get(&event.shard).cloned(),
+            mode: event.mode,
+            act: event.act,
+            destination: event
+                .destination
+                .and_then(|shard| shards.get(&shard).cloned()),
+            rule: event.rule,
+            why: event.why,
+            planned: event.planned.map(|id| id.to_string()),
+        });
+        return printer.list(&views.collect::<Vec<_>>());
+    }
     let events = if args.events {
         catalog.heat_events(args.limit).await?
     } else {

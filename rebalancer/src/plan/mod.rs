@@ -11,6 +11,7 @@ mod explain;
 mod ledger;
 mod next;
 mod pins;
+mod target;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -24,6 +25,7 @@ use tenantry_schema::tenant::TenantId;
 
 pub use ledger::Fill;
 pub use next::{LiveMove, Waiting, next_moves};
+pub use target::{NoTarget, Target, Wish, target};
 pub use words::bytes as bytes_in_words;
 pub(crate) use words::count;
 

@@ -49,6 +49,15 @@ impl Catalog {
     /// Plans a move from where the tenant lives. Refused while the tenant has a live move, or where the destination
     /// cannot have it; whether the shards can is checked when its turn comes.
     pub async fn create_move(&self, new: &NewMove<'_>) -> Result<Move, CatalogError> {
+        self.write_move(new, true).await
+    }
+
+    /// The move as [`Catalog::create_move`] would plan it, or why it would not; nothing is left of it.
+    pub async fn try_move(&self, new: &NewMove<'_>) -> Result<Move, CatalogError> {
+        self.write_move(new, false).await
+    }
+
+    async fn write_move(&self, new: &NewMove<'_>, keep: bool) -> Result<Move, CatalogError> {
         let key = self.settings().await?.tenant_key;
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
@@ -57,7 +66,11 @@ impl Catalog {
         let id = MoveId::random();
         insert(&transaction, key, id, new, (&tenant, source)).await?;
         let planned = by_id(&transaction, id).await?;
-        transaction.commit().await?;
+        if keep {
+            transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
+        }
         planned.ok_or_else(|| CatalogError::not_found("move", id.to_string()))
     }
 }
