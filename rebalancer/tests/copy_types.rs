@@ -287,3 +287,92 @@ async fn every_type_arrives_and_its_differences_are_seen() {
     let verified = moving.compare().await;
     assert_eq!(verified.mismatched_rows, 2 * types.len() as u64);
 }
+
+/// Whether a type has an order that is the same on every server, so that a key may contain it.
+async fn can_be_key(client: &Client, tried: &Tried) -> bool {
+    // An order of oids; preflight refuses it.
+    if tried.name.trim_start_matches('_').starts_with("reg") {
+        return false;
+    }
+    let [one, two] = literals(tried);
+    let insert = format!(
+        "CREATE TEMPORARY TABLE tried (v {} PRIMARY KEY);
+         INSERT INTO tried VALUES ({one}), ({two}) ON CONFLICT DO NOTHING;
+         DROP TABLE tried",
+        tried.sql
+    );
+    let Err(error) = client.batch_execute(&insert).await else {
+        return true;
+    };
+    // No order, or an array whose elements have none.
+    let code = error.code().unwrap().code();
+    assert!(["42704", "42883"].contains(&code), "{error:?}");
+    false
+}
+
+/// Both values as SQL.
+fn literals(tried: &Tried) -> [String; 2] {
+    tried
+        .values
+        .each_ref()
+        .map(|value| format!("'{}'::{}", value.replace('\'', "''"), tried.sql))
+}
+
+#[tokio::test]
+async fn chunks_are_cut_by_keys_of_every_type_that_can_be_one() {
+    let fleet = fleet().await;
+    let admin = fleet.shard(0).admin().await.unwrap();
+    let mut keys = Vec::new();
+    for tried in types(&admin).await {
+        if can_be_key(&admin, &tried).await {
+            keys.push(tried);
+        }
+    }
+    assert!(keys.len() > 60, "{}", keys.len());
+    let ddl: String = keys
+        .iter()
+        .map(|key| {
+            format!(
+                "CREATE TABLE \"by {}\" (tenant_id bigint NOT NULL, v {}, n int, PRIMARY KEY (tenant_id, v, n));",
+                key.name, key.sql
+            )
+        })
+        .collect();
+    // The types that samples of others name.
+    define_on_both(
+        &fleet,
+        &format!("CREATE TYPE my_enum AS ENUM ('a', 'b'); {ddl}"),
+    )
+    .await;
+    let mut moving = Moving::start(fleet).await;
+    moving.options.chunk_rows_max = 1;
+    for key in &keys {
+        let [one, two] = literals(key);
+        let insert = format!(
+            "INSERT INTO public.\"by {}\" SELECT {TENANT}, v, n FROM (VALUES ({one}), ({two})) s (v), generate_series(1, 2) n
+             ON CONFLICT DO NOTHING",
+            key.name
+        );
+        moving.source.batch_execute(&insert).await.unwrap();
+    }
+    let total = moving.rows(&moving.source, TENANT).await.unsigned_abs();
+    assert!(total > 3 * keys.len() as u64, "{total}");
+    assert_eq!(moving.copy().await.unwrap().rows, total);
+    let verified = moving.compare().await;
+    assert!(verified.is_equal(), "{:?}", verified.mismatches);
+
+    // What is behind the first chunk is found by its key at the destination as well, removed and copied again.
+    let forgotten = moving
+        .destination
+        .execute("DELETE FROM tenantry.move_chunk WHERE chunk > 0", &[])
+        .await
+        .unwrap();
+    assert!(forgotten as usize >= keys.len(), "{forgotten}");
+    let report = moving.copy().await.unwrap();
+    assert_eq!(
+        (report.rows, report.deleted),
+        (total, total - keys.len() as u64)
+    );
+    let verified = moving.compare().await;
+    assert!(verified.is_equal(), "{:?}", verified.mismatches);
+}

@@ -67,6 +67,10 @@ async fn every_obstacle_is_named() {
             "REPLICA IDENTITY FULL and no primary key",
         ),
         (
+            "CREATE TABLE t (tenant_id bigint NOT NULL, kind regtype[], PRIMARY KEY (tenant_id, kind))",
+            "whose order is another on each server",
+        ),
+        (
             "CREATE UNLOGGED TABLE t (tenant_id bigint NOT NULL, id int, PRIMARY KEY (tenant_id, id))",
             "is unlogged",
         ),

@@ -66,6 +66,16 @@ fault (stops, relation, reason) as (
                   join pg_opclass o on o.oid = k.class
                   where k.attnum = a.attnum and o.opcnamespace <> 'pg_catalog'::regnamespace)
     union all
+    -- Such values are oids, which are others on each server.
+    select true, r.oid, format('has column %I of type %s in its key, whose order is another on each server', a.attname,
+                               format_type(a.atttypid, a.atttypmod))
+    from root r
+    join pg_index i on i.indrelid = r.oid and i.indisvalid and case r.relreplident when 'i' then i.indisreplident else i.indisprimary end
+    join pg_attribute a on a.attrelid = r.oid and a.attnum = any (i.indkey::smallint[])
+    join pg_type whole on whole.oid = a.atttypid
+    join pg_type t on t.oid in (whole.oid, whole.typbasetype, case when whole.typcategory = 'A' then whole.typelem end)
+    where t.typnamespace = 'pg_catalog'::regnamespace and t.typname like 'reg%'
+    union all
     select true, g.tgrelid, format('has trigger %I that fires for copied rows too (ENABLE %s)', g.tgname,
                                    case g.tgenabled when 'A' then 'ALWAYS' else 'REPLICA' end)
     from pg_trigger g join part p on p.oid = g.tgrelid
