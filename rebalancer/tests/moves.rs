@@ -1,13 +1,13 @@
 //! Whole moves of a tenant in use, on real shards: there and back, to the end, and given up. Clients write at the
 //! shards directly and look for the tenant at the other one when they are refused: nobody holds them, so that only
 //! fence and owner rows keep their ledger right.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenantry_rebalancer::Config;
+use tenantry_rebalancer::{Config, FaultAction, FaultPoint};
 use tenantry_schema::catalog::Tenant;
 use tenantry_schema::catalog::moves::{
     Move, MoveCommand, MoveId, MovePolicy, MoveState, NewMove, Side, SwitchPolicy,
@@ -32,16 +32,18 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(fault_point: Option<FaultPoint>) -> Self {
         let fleet = Arc::new(Fleet::builder().tenants(1).start().await.unwrap());
         let tenant = fleet.tenants()[0].clone();
         let home = fleet.shard_of(&tenant).await.unwrap().id();
         let source = usize::from(fleet.shard(0).id() != home);
         let stop = CancellationToken::new();
         let config = Config {
-            catalog_url: fleet.catalog_url(),
-            secrets_file: fleet.secrets_path(),
-            pause_budget: Duration::from_secs(2),
-            ..Config::default()
+            fault_point,
+            ..config(&fleet)
         };
         let rebalancer = tokio::spawn(tenantry_rebalancer::run(config, stop.clone()));
         let writer = write(Arc::clone(&fleet), tenant.clone(), source, stop.clone());
@@ -140,6 +142,61 @@ impl Scene {
             .unwrap();
         let placed = self.fleet.shard_of(&tenant).await.unwrap().id();
         assert_eq!(placed, shard(lives_at).id());
+    }
+}
+
+fn config(fleet: &Fleet) -> Config {
+    Config {
+        catalog_url: fleet.catalog_url(),
+        secrets_file: fleet.secrets_path(),
+        pause_budget: Duration::from_secs(2),
+        lease: Duration::from_secs(1),
+        ..Config::default()
+    }
+}
+
+/// The rebalancer dies at a place, and another one brings the move to its end.
+async fn dies_at(place: &str) {
+    println!("{place}");
+    let dir = tempfile::tempdir().unwrap();
+    let parked = dir.path().join("parked");
+    let point = FaultPoint {
+        at: place.to_owned(),
+        action: FaultAction::Park(parked.clone()),
+    };
+    let mut scene = Scene::start_with(Some(point)).await;
+    let policy = MovePolicy {
+        probation_s: Some(1),
+        ..MovePolicy::default()
+    };
+    let id = scene.plan(policy).await;
+    scene.until(id, place, |_| parked.exists()).await;
+    scene.rebalancer.abort();
+    assert!((&mut scene.rebalancer).await.is_err(), "it was running");
+    let next = tenantry_rebalancer::run(config(&scene.fleet), scene.stop.clone());
+    scene.rebalancer = tokio::spawn(next);
+    let over = scene
+        .until(id, "over", |found| found.finished_at.is_some())
+        .await;
+    assert_eq!(over.status.state, MoveState::Done, "{place}: {over:#?}");
+    scene.settle(Side::Destination).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalancer_that_dies_before_the_commit_is_replaced() {
+    for place in ["COPYING/copy", "stored FENCING", "after FENCING/fence"] {
+        dies_at(place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalancer_that_dies_after_the_commit_is_replaced() {
+    for place in [
+        "after DRAINED/hand_over",
+        "stored COMMITTED",
+        "CLEANING/clean",
+    ] {
+        dies_at(place).await;
     }
 }
 
