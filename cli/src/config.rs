@@ -6,6 +6,7 @@
 
 mod layers;
 mod reader;
+mod rebalancer;
 mod settings;
 mod value;
 

@@ -90,14 +90,9 @@ pub(crate) async fn agent(sources: Sources) -> Result<Exit, Failure> {
 /// `tenantry rebalancer`
 pub(crate) async fn rebalancer(sources: Sources) -> Result<Exit, Failure> {
     let (settings, shutdown) = prepare(&sources)?;
-    let config = tenantry_rebalancer::Config {
-        catalog_url: settings.catalog_url()?.to_owned(),
-        secrets_file: settings.secrets_file()?,
-        ..tenantry_rebalancer::Config::default()
-    };
     ended(
         "rebalancer",
-        tenantry_rebalancer::run(config, shutdown).await,
+        tenantry_rebalancer::run(settings.rebalancer()?, shutdown).await,
     )
 }
 

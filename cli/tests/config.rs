@@ -69,6 +69,45 @@ fn config_check_names_the_source_of_each_value() {
 }
 
 #[test]
+fn a_policy_is_read_and_one_that_contradicts_itself_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |text: &str| std::fs::write(dir.path().join("tenantry.toml"), text).unwrap();
+    let check = || {
+        let mut command = tenantry(dir.path());
+        command.args(["config", "check", "--output", "json"]);
+        command
+    };
+    write(
+        "[rebalancer.policy]\nmode = \"act\"\nhot_for = \"1m\"\nshare_min = 0.25\nsize_max = \"2GiB\"\n",
+    );
+    let settings: Vec<Value> = serde_json::from_str(&stdout(&mut check())).unwrap();
+    let of = |key: &str| {
+        let found = settings.iter().find(|setting| setting["key"] == key);
+        found.unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    for (key, value) in [
+        ("rebalancer.policy.mode", "act"),
+        ("rebalancer.policy.hot_for", "1m"),
+        ("rebalancer.policy.share_min", "0.25"),
+        ("rebalancer.policy.size_max", "2GiB"),
+        ("rebalancer.policy.without_spare", "least_loaded"),
+        ("rebalancer.pause_budget", "80ms"),
+    ] {
+        assert_eq!(of(key), value, "{key}");
+    }
+    write("[rebalancer.policy]\nmode = \"always\"\nbusy_back_max = 5\n");
+    let text = stderr(&mut check(), 2);
+    assert!(
+        text.contains("`always` is none of off, recommend, act"),
+        "{text}"
+    );
+    assert!(
+        text.contains("rebalancer.policy.busy_back_max") && text.contains("back and forth"),
+        "{text}"
+    );
+}
+
+#[test]
 fn unknown_keys_and_bad_values_are_all_reported() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::exec::fault::FaultPoint;
+use crate::policy::Policy;
 
 /// Configuration of one rebalancer process.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Config {
     pub moves_per_shard_max: usize,
     /// Length of the leader's lease: how long moves stand still when a rebalancer dies.
     pub lease: Duration,
+    /// When hot tenants are isolated, as far as the catalog says nothing else.
+    pub policy: Policy,
     /// For drills and tests: where to fail.
     pub fault_point: Option<FaultPoint>,
     /// For measurements only; no configuration file can set it.
@@ -51,6 +54,7 @@ impl Default for Config {
             moves_max: 8,
             moves_per_shard_max: 2,
             lease: Duration::from_secs(5),
+            policy: Policy::default(),
             fault_point: None,
             left_out: LeftOut::default(),
         }
@@ -67,6 +71,7 @@ impl fmt::Debug for Config {
             .field("moves_max", &self.moves_max)
             .field("moves_per_shard_max", &self.moves_per_shard_max)
             .field("lease", &self.lease)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }

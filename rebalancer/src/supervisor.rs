@@ -34,6 +34,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let work = FleetWork {
         catalog: context.catalog_of_its_own(),
         secrets_file: context.config.secrets_file.clone(),
+        policy: context.config.policy.clone(),
     };
     let fleet_work = tokio::spawn(fleet::run(work, leading, shutdown.clone()));
     let mut is_away = false;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tenantry_rebalancer::fleet::{Isolation, Rebalancing, begin, inventory, weigh_shard};
 use tenantry_rebalancer::plan::{Goal, Limits, plan};
+use tenantry_rebalancer::policy::{Mode, Policy};
 use tenantry_rebalancer::shard::ShardEndpoint;
 use tenantry_schema::catalog::moves::{
     LeaseEpoch, Move, MoveFilter, MoveKind, MoveState, REBALANCER, Side, Transition,
@@ -287,15 +288,22 @@ async fn a_hot_tenant_is_recommended_then_isolated_and_returns() {
             .map(|event| format!("{} {} {}", event.mode, event.act, event.rule))
             .collect::<Vec<_>>()
     };
-    let mut isolation = Isolation::default();
-    set(json!({"mode": "recommend", "hot_for_s": 0})).await;
+    // What the rebalancer was configured with holds until the catalog says otherwise.
+    let mut isolation = Isolation::new(Policy {
+        mode: Mode::Off,
+        hot_for_s: 0,
+        ..Policy::default()
+    });
+    isolation.advance(catalog).await.unwrap();
+    assert_eq!(acts().await, Vec::<String>::new());
+    set(json!({"mode": "recommend"})).await;
     for _ in 0..3 {
         isolation.advance(catalog).await.unwrap();
     }
     assert_eq!(acts().await, ["recommend isolate spare"], "once");
     assert_eq!(live(catalog).await, []);
 
-    set(json!({"mode": "act", "hot_for_s": 0, "cool_down_s": 0, "cold_for_s": 0})).await;
+    set(json!({"mode": "act", "cool_down_s": 0, "cold_for_s": 0})).await;
     isolation.advance(catalog).await.unwrap();
     let moved = live(catalog).await.remove(0);
     assert_eq!(

@@ -80,6 +80,16 @@ impl<'a> Reader<'a> {
         Some(path)
     }
 
+    /// Says what is wrong with a value that was read, beside others.
+    pub(super) fn refuse(&mut self, key: &str, what: String) {
+        let read = self.resolved.iter().find(|setting| setting.key == key);
+        self.problems.push(Problem {
+            key: key.to_owned(),
+            source: read.map_or_else(String::new, |setting| setting.source.clone()),
+            what,
+        });
+    }
+
     /// What was read and what is wrong, unknown keys included.
     pub(super) fn finish(mut self) -> (Vec<Resolved>, Vec<Problem>) {
         let known: BTreeSet<&str> = self

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tenantry_router::config::{ClientTls, Hot, ServerTls};
 
 use super::reader::Reader;
+use super::rebalancer;
 use super::value::{ByteSize, LogFormat, Period, PgUrl};
 use crate::exit::Failure;
 
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) log: LogSettings,
     /// `[router]`; what other sections say is filled in by [`Settings::router`].
     router: tenantry_router::Config,
+    /// `[rebalancer]`; what other sections say is filled in by [`Settings::rebalancer`].
+    rebalancer: tenantry_rebalancer::Config,
     /// `[agent]`
     agent: AgentSettings,
     /// `[console]`
@@ -77,6 +80,7 @@ impl Settings {
                 format: reader.value("log.format", LogFormat::Text),
             },
             router: router(reader),
+            rebalancer: rebalancer::read(reader),
             agent: AgentSettings {
                 admin_url: reader.optional("agent.admin_url"),
             },
@@ -100,6 +104,15 @@ impl Settings {
             catalog_url: self.catalog_url()?.to_owned(),
             secrets_file: self.secrets_file()?,
             ..self.router.clone()
+        })
+    }
+
+    /// Everything a rebalancer needs to know.
+    pub(crate) fn rebalancer(&self) -> Result<tenantry_rebalancer::Config, Failure> {
+        Ok(tenantry_rebalancer::Config {
+            catalog_url: self.catalog_url()?.to_owned(),
+            secrets_file: self.secrets_file()?,
+            ..self.rebalancer.clone()
         })
     }
 

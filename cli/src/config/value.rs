@@ -51,6 +51,17 @@ macro_rules! setting_integer {
 
 setting_integer!(u16, usize);
 
+impl SettingValue for f64 {
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number: &Self| number.is_finite());
+        number.ok_or_else(|| format!("`{text}` is no number such as `0.5`"))
+    }
+
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl SettingValue for String {
     fn parse(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())

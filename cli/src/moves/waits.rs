@@ -24,8 +24,12 @@ pub(super) fn reasons(
     if status.paused {
         reasons.push(paused(of));
     }
-    if let Some(waiting) = &progress.waiting {
-        reasons.push(waiting.clone());
+    // Its own words, where it has some: it knows which session or server is meant.
+    match &progress.waiting {
+        Some(waiting) if status.state != MoveState::Probation => {
+            reasons.push(format!("for {waiting}"));
+        }
+        _ => {}
     }
     if let Some(failure) = &progress.failure {
         let again = match progress.retry_at {
@@ -37,7 +41,8 @@ pub(super) fn reasons(
         };
         reasons.push(format!("the last attempt failed: {failure}{again}"));
     }
-    if !status.paused {
+    let is_told = progress.waiting.is_some() && status.state != MoveState::Probation;
+    if !status.paused && !is_told {
         reasons.extend(by_state(of, ahead, now));
     }
     for command in commands.iter().filter(|command| command.taken_at.is_none()) {
@@ -92,14 +97,14 @@ fn by_state(of: &Move, ahead: usize, now: Timestamp) -> Option<String> {
              replication slot between them"
                 .to_owned(),
         ),
-        (_, "prepare_reverse") if progress.waiting.is_none() => Some(
+        (_, "prepare_reverse") => Some(
             "for every transaction that writes on the destination's server to end: the way back needs a slot there"
                 .to_owned(),
         ),
         (_, "await_switch") if of.policy.switch == SwitchPolicy::Manual => {
             Some("for `tenantry move switch`: the cutover was left to an operator".to_owned())
         }
-        (_, "await_gate") if progress.waiting.is_none() => Some(match progress.lag_ms {
+        (_, "await_gate") => Some(match progress.lag_ms {
             Some(lag) => format!(
                 "for a good moment to cut over: the stream has to stay close behind (it is {lag:.0} ms behind) and no \
                  transaction of the tenant may have been open for long"
@@ -191,13 +196,13 @@ mod tests {
     #[test]
     fn what_the_rebalancer_tells_comes_first() {
         let mut of = doing(MoveState::Prepared, "create_slot");
-        of.progress.waiting = Some("for the transaction of process 4711 to end".to_owned());
+        insta::assert_snapshot!(told(&of, 0), @"for every transaction that writes on the source's server, of any tenant, to end: PostgreSQL begins a replication slot between them");
+        of.progress.waiting = Some("the transaction of process 4711".to_owned());
         of.progress.failure = Some("the source does not answer".to_owned());
         of.progress.retry_at = Some(at(9));
         insta::assert_snapshot!(told(&of, 0), @r"
-        for the transaction of process 4711 to end
+        for the transaction of process 4711
         the last attempt failed: the source does not answer; it is tried again in 4 s
-        for every transaction that writes on the source's server, of any tenant, to end: PostgreSQL begins a replication slot between them
         ");
     }
 

@@ -26,13 +26,22 @@ const LOOKED_AT: u32 = 50;
 /// What was decided last about each tenant, so that the same is not recorded each second.
 #[derive(Debug, Default)]
 pub struct Isolation {
+    defaults: Policy,
     last: BTreeMap<TenantId, (Act, Rule, Mode)>,
 }
 
 impl Isolation {
+    /// Follows this policy, as far as the catalog says nothing else.
+    pub fn new(defaults: Policy) -> Self {
+        Self {
+            defaults,
+            ..Self::default()
+        }
+    }
+
     /// Looks, decides, records, and plans moves where the policy says so.
     pub async fn advance(&mut self, catalog: &Catalog) -> Result<(), FleetError> {
-        let policy = policy(catalog.isolation_policy().await?)?;
+        let policy = policy(&self.defaults, catalog.isolation_policy().await?)?;
         if policy.mode == Mode::Off {
             self.last.clear();
             return Ok(());
@@ -102,12 +111,16 @@ impl Isolation {
 }
 
 /// The policy with what the catalog says of it.
-pub(crate) fn policy(value: Value) -> Result<Policy, FleetError> {
-    let policy: Policy =
-        serde_json::from_value(value).map_err(|source| FleetError::NotUnderstood {
-            what: "the isolation policy".to_owned(),
-            source,
-        })?;
+fn policy(defaults: &Policy, said: Value) -> Result<Policy, FleetError> {
+    let not_understood = |source| FleetError::NotUnderstood {
+        what: "the isolation policy".to_owned(),
+        source,
+    };
+    let mut value = serde_json::to_value(defaults).map_err(not_understood)?;
+    if let (Value::Object(value), Value::Object(said)) = (&mut value, said) {
+        value.extend(said);
+    }
+    let policy: Policy = serde_json::from_value(value).map_err(not_understood)?;
     policy.check()?;
     Ok(policy)
 }

@@ -25,6 +25,7 @@ pub use isolation::Isolation;
 pub use rebalance::{Rebalancing, begin, drained_ring, planned_moves};
 pub use weigh::{BusyMeter, WeighError, weigh_shard};
 
+use crate::policy::Policy;
 use crate::shard::ShardEndpoint;
 
 /// Between two looks at rebalancings and at hot tenants.
@@ -43,6 +44,8 @@ pub struct FleetWork {
     pub catalog: Catalog,
     /// Passwords of the shards.
     pub secrets_file: PathBuf,
+    /// When hot tenants are isolated, as far as the catalog says nothing else.
+    pub policy: Policy,
 }
 
 /// Why a look came to nothing; the next one may succeed.
@@ -100,7 +103,7 @@ async fn rebalancing(work: &FleetWork, lead: watch::Receiver<Option<LeaseEpoch>>
 
 async fn isolating(work: &FleetWork, lead: watch::Receiver<Option<LeaseEpoch>>) {
     let mut clock = Clock::new(LOOK, lead);
-    let mut isolation = Isolation::default();
+    let mut isolation = Isolation::new(work.policy.clone());
     while clock.next().await {
         clock.told("isolation", isolation.advance(&work.catalog).await);
     }
