@@ -27,6 +27,7 @@ pub mod sequences;
 pub mod shard;
 mod supervisor;
 pub mod tables;
+mod takeover;
 pub mod throttle;
 pub mod verify;
 

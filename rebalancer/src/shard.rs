@@ -14,6 +14,8 @@ use tokio_postgres::{Client, Config, NoTls};
 
 pub use snapshot::Snapshot;
 
+/// How every session of a rebalancer names itself.
+pub(crate) const APPLICATION: &str = "tenantry rebalancer";
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// A peer that vanished without a word is noticed in about this time.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
@@ -74,7 +76,7 @@ impl ShardEndpoint {
             .host(&self.address.host)
             .port(self.address.port)
             .dbname(&self.address.database)
-            .application_name("tenantry rebalancer")
+            .application_name(APPLICATION)
             .connect_timeout(CONNECT_MAX)
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)

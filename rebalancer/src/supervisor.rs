@@ -19,6 +19,7 @@ use crate::exec::{Context, MoveTask, TaskError};
 use crate::fleet::{self, FleetWork};
 use crate::janitor;
 use crate::leader::{Candidate, Lead};
+use crate::takeover;
 
 /// The safety net below notifications.
 const POLL: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             Ok(Some(lead)) => {
                 is_away = false;
                 tracing::info!(epoch = %lead.epoch, "leading the moves of the fleet");
+                takeover::end_earlier_sessions(&context).await;
                 leads.send_replace(Some(lead.epoch));
                 serve(&context, &mut candidate, &lead, &shutdown).await;
                 leads.send_replace(None);

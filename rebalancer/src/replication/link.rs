@@ -49,7 +49,7 @@ const FORMATS: &[(&str, &str)] = &[
     ("idle_in_transaction_session_timeout", "0"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
-    ("application_name", "tenantry-rebalancer"),
+    ("application_name", crate::shard::APPLICATION),
 ];
 
 /// Why a session with a shard cannot begin or go on.
