@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::copy::estimate;
 use crate::tables::{self, TablesError, TenantTables};
@@ -200,11 +200,14 @@ async fn server_faults(
     Ok(())
 }
 
-/// Two names may lead to one place.
+/// Two names may lead to one place. Servers that are copies of one another have the same identifier, and so do their
+/// databases; which of them runs is told by the moment it was started at.
 async fn same_database(one: &Client, other: &Client) -> Result<bool, tokio_postgres::Error> {
-    let identity = "SELECT s.system_identifier, d.oid FROM pg_control_system() s, pg_database d \
-                    WHERE d.datname = current_database()";
+    let identity = "SELECT s.system_identifier, d.oid, \
+                           (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint \
+                    FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()";
     let (one, other) =
         tokio::try_join!(one.query_one(identity, &[]), other.query_one(identity, &[]))?;
-    Ok((one.get::<_, i64>(0), one.get::<_, u32>(1)) == (other.get(0), other.get(1)))
+    let of = |row: &Row| -> (i64, u32, i64) { (row.get(0), row.get(1), row.get(2)) };
+    Ok(of(&one) == of(&other))
 }

@@ -104,7 +104,7 @@ impl Names {
             bytes_estimate: progress.bytes_estimate,
             applied_ops: progress.applied_ops,
             lag_bytes: progress.lag_bytes,
-            lag_ms: progress.lag_ms,
+            lag_ms: progress.lag_ms.map(|lag| (lag * 10.0).round() / 10.0),
             eta_s: progress.eta_s.map(f64::round),
             verified_rows: progress.verified_rows,
             cleaned_rows: progress.cleaned_rows,
