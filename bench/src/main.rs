@@ -3,10 +3,15 @@
 
 mod catalog;
 mod directory;
+mod faults;
 mod idle;
+mod moves;
 mod neighbours;
+mod part;
 mod proxy;
+mod rebalancer;
 mod report;
+mod sale;
 mod soak;
 mod svg;
 
@@ -39,8 +44,14 @@ enum Scenario {
     DirectoryPart(directory::PartArgs),
     /// Processor time per query and throughput of the router, beside PgBouncer.
     ProxyCost(proxy::Args),
+    /// A store at a hundred times its load is isolated while it sells.
+    FlashSale(sale::Args),
     /// Memory per idle client of the router, and per idle server connection.
     Idle(idle::Args),
+    /// A tenant goes from shard to shard under load: pauses, latencies, and every booking accounted for.
+    Move(moves::Args),
+    /// Every process killed and every connection cut at every step of a move.
+    MoveFaults(faults::Args),
     /// One tenant at a hundred times its load, then five: what the others notice.
     Neighbours(neighbours::Args),
     /// Clients killed at random, servers that come and go: nothing crosses, nothing is left.
@@ -48,6 +59,12 @@ enum Scenario {
     /// The router that `proxy-cost` and `idle` measure, in a process of its own.
     #[command(hide = true)]
     RouterPart(proxy::PartArgs),
+    /// The rebalancer of the scenarios, in a process of its own.
+    #[command(hide = true)]
+    RebalancerPart(rebalancer::PartArgs),
+    /// The shard agent of the scenarios, in a process of its own.
+    #[command(hide = true)]
+    AgentPart(rebalancer::PartArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -56,9 +73,14 @@ fn main() -> anyhow::Result<ExitCode> {
         Scenario::Directory(args) => directory::run(&args),
         Scenario::DirectoryPart(args) => directory::run_part(&args).map(|()| ExitCode::SUCCESS),
         Scenario::ProxyCost(args) => proxy::run(&args),
+        Scenario::FlashSale(args) => sale::run(&args),
         Scenario::Idle(args) => idle::run(&args),
+        Scenario::Move(args) => moves::run(&args),
+        Scenario::MoveFaults(args) => faults::run(&args),
         Scenario::Neighbours(args) => neighbours::run(&args),
         Scenario::Soak(args) => soak::run(&args),
         Scenario::RouterPart(args) => proxy::run_part(&args).map(|()| ExitCode::SUCCESS),
+        Scenario::AgentPart(args) => rebalancer::run_agent_part(&args).map(|()| ExitCode::SUCCESS),
+        Scenario::RebalancerPart(args) => rebalancer::run_part(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -6,6 +6,7 @@ pub mod attacks;
 mod fault_proxy;
 mod fleet;
 mod raw_client;
+mod sorter;
 pub mod tls;
 
 pub use fault_proxy::{Direction, FaultProxy};
@@ -13,3 +14,4 @@ pub use fleet::{Fleet, FleetBuilder, FleetShard};
 pub use raw_client::{
     Login, RawClient, RawError, commands_of, error_of, rows_of, send_cancel, status_of, tags_of,
 };
+pub use sorter::{Sorter, Way};

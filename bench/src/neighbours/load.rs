@@ -18,41 +18,54 @@ use tokio::sync::{Mutex, mpsc};
 /// Logins at a time.
 const AT_ONCE: usize = 32;
 /// Of each phase, what does not count: queues and estimates settle.
-const SETTLING: Duration = Duration::from_secs(1);
+pub(crate) const SETTLING: Duration = Duration::from_secs(1);
 
 /// Where tenants' clients connect.
 #[derive(Debug)]
-pub(super) struct Door {
-    pub(super) address: SocketAddr,
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
     /// How each tenant logs in.
-    pub(super) logins: Vec<Login>,
+    pub(crate) logins: Vec<Login>,
 }
 
 /// The clients of each tenant.
 #[derive(Debug)]
-pub(super) struct Clients(Vec<Vec<RawClient>>);
+pub(crate) struct Clients(Vec<Vec<RawClient>>);
 
 /// What one tenant got in a phase.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// From the moment it came to its answer, microseconds, of every request that came while it counts.
-    pub(super) took_us: Vec<u64>,
-    pub(super) errors: u64,
+    pub(crate) took_us: Vec<u64>,
+    pub(crate) errors: u64,
     /// Answered while it counts.
-    pub(super) answered: u64,
+    pub(crate) answered: u64,
+    /// Answered in each second of that.
+    pub(crate) per_second: Vec<u64>,
+}
+
+impl Outcome {
+    fn count(&mut self, since: Duration) {
+        let second = usize::try_from(since.as_secs()).unwrap_or(usize::MAX);
+        if self.per_second.len() <= second {
+            self.per_second.resize(second + 1, 0);
+        }
+        self.per_second[second] += 1;
+        self.answered += 1;
+    }
 }
 
 /// One phase: a statement, how often each tenant asks for it, and for how long.
 #[derive(Debug, Clone)]
-pub(super) struct Phase {
-    pub(super) statement: &'static str,
-    pub(super) per_second: Vec<f64>,
-    pub(super) length: Duration,
-    pub(super) seed: u64,
+pub(crate) struct Phase {
+    pub(crate) statement: &'static str,
+    pub(crate) per_second: Vec<f64>,
+    pub(crate) length: Duration,
+    pub(crate) seed: u64,
 }
 
 impl Clients {
-    pub(super) async fn connect(door: &Door, counts: &[usize]) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(door: &Door, counts: &[usize]) -> anyhow::Result<Self> {
         let mut all = Vec::with_capacity(counts.len());
         for (login, count) in door.logins.iter().zip(counts) {
             let connecting = (0..*count).map(|_| RawClient::login(door.address, login));
@@ -64,7 +77,7 @@ impl Clients {
 
     /// Each client of the tenants named asks again as soon as it has its answer. Answers per tenant, of the time that
     /// counts.
-    pub(super) async fn flood(
+    pub(crate) async fn flood(
         &mut self,
         tenants: &[usize],
         statement: &'static str,
@@ -97,7 +110,7 @@ impl Clients {
     }
 
     /// Every tenant asks at its own rate.
-    pub(super) async fn run(&mut self, phase: &Phase) -> anyhow::Result<Vec<Outcome>> {
+    pub(crate) async fn run(&mut self, phase: &Phase) -> anyhow::Result<Vec<Outcome>> {
         let start = Instant::now();
         let (from, until) = (start + SETTLING, start + SETTLING + phase.length);
         let mut running = Vec::new();
@@ -132,6 +145,19 @@ impl Clients {
             outcome.took_us.extend(worker.outcome.took_us);
             outcome.errors += worker.outcome.errors;
             outcome.answered += worker.outcome.answered;
+            let seconds = worker
+                .outcome
+                .per_second
+                .len()
+                .max(outcome.per_second.len());
+            outcome.per_second.resize(seconds, 0);
+            for (all, own) in outcome
+                .per_second
+                .iter_mut()
+                .zip(&worker.outcome.per_second)
+            {
+                *all += own;
+            }
         }
         if asking.join().is_err() {
             anyhow::bail!("the thread that asks has panicked");
@@ -163,7 +189,9 @@ impl Worker {
                     continue;
                 }
                 let now = Instant::now();
-                self.outcome.answered += u64::from(now >= self.from && now < self.until);
+                if now >= self.from && now < self.until {
+                    self.outcome.count(now - self.from);
+                }
             }
             if came >= self.from {
                 let took = u64::try_from(came.elapsed().as_micros()).unwrap_or(u64::MAX);

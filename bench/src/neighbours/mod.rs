@@ -4,7 +4,7 @@
 //! The shard's capacity is that of its pool: statements that mostly wait. On few processors everything else shares them,
 //! and the clients' own work would be measured instead. Statements that compute are measured beside that.
 
-mod load;
+pub(crate) mod load;
 mod report;
 mod scheduling;
 

@@ -20,6 +20,12 @@ pub(crate) enum Without {
     Cleanup,
     /// Connections are given out in order of arrival (`neighbours`).
     Fairness,
+    /// A tenant is handed over before everything it wrote has arrived (`move`).
+    Marker,
+    /// What a move made on its shards stays there (`move-faults`).
+    Clearing,
+    /// Hot tenants stay where they are (`flash-sale`).
+    Isolation,
 }
 
 impl Without {
@@ -48,7 +54,9 @@ pub(crate) fn run_part(args: &PartArgs) -> anyhow::Result<()> {
         Some(Without::BufferRelease) => config.left_out.buffer_release = true,
         Some(Without::Cleanup) => config.left_out.cleanup = true,
         Some(Without::Fairness) => config.left_out.fairness = true,
-        None => config.left_out = LeftOut::default(),
+        None | Some(Without::Marker | Without::Clearing | Without::Isolation) => {
+            config.left_out = LeftOut::default();
+        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
