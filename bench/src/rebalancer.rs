@@ -25,8 +25,6 @@ const LEASE: Duration = Duration::from_secs(2);
 pub(crate) struct Wanted {
     pub(crate) catalog_url: String,
     pub(crate) secrets_file: PathBuf,
-    /// Hot tenants are isolated.
-    pub(crate) isolates: bool,
     /// Before this step, `STATE/effect`, the file is written, and nothing happens until it is gone.
     pub(crate) park: Option<(String, PathBuf)>,
     /// What is left out.
@@ -34,12 +32,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// For this fleet; nothing is isolated.
+    /// For this fleet.
     pub(crate) fn new(fleet: &Fleet) -> Self {
         Self {
             catalog_url: fleet.catalog_url(),
             secrets_file: fleet.secrets_path(),
-            isolates: false,
             park: None,
             without: None,
         }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tenantry_rebalancer::policy::{Mode, Policy};
 use tenantry_schema::catalog::moves::{Move, MoveFilter};
 use tenantry_schema::fleet::RoleKind;
 use tenantry_schema::shard::ShardKind;
@@ -21,6 +22,7 @@ use crate::proxy::{DATABASE, RouterProcess, Without, router_config};
 use crate::rebalancer::Wanted;
 use crate::report::Finish;
 
+const ACTOR: &str = "tenantry-bench";
 const ROLE: &str = "sale";
 const PASSWORD: &str = "sale";
 const TENANTS: usize = 200;
@@ -112,11 +114,15 @@ async fn measure(args: &Args) -> anyhow::Result<Sale> {
         args.without,
         folder.path(),
     )?;
-    let rebalancer = Wanted {
-        isolates: args.without != Some(Without::Isolation),
-        ..Wanted::new(&fleet)
-    };
-    let rebalancer = rebalancer.start(folder.path())?;
+    if args.without != Some(Without::Isolation) {
+        let policy = Policy {
+            mode: Mode::Act,
+            ..Policy::default()
+        };
+        let policy = serde_json::to_value(policy)?;
+        fleet.catalog().set_isolation_policy(&policy, ACTOR).await?;
+    }
+    let rebalancer = Wanted::new(&fleet).start(folder.path())?;
     let mut counts = vec![CLIENTS; TENANTS];
     counts[STORE] = STORE_CLIENTS;
     let mut clients = Clients::connect(&door(&fleet, router.port), &counts).await?;
