@@ -191,8 +191,13 @@ async fn every_show_has_the_columns_it_says_in_both_protocols() {
         // Binary values of every type.
         let rows = client.query(&statement, &[]).await.unwrap();
         let simple = show(&client, command).await;
-        assert!(!rows.is_empty() && !simple.is_empty(), "{command}");
-        assert_eq!(simple[0].len(), names.len(), "{command}");
+        // Nobody moves here; router/tests/moves sees who does.
+        let is_filled = command != "SHOW MOVES";
+        assert_eq!(!rows.is_empty(), is_filled, "{command}");
+        assert_eq!(!simple.is_empty(), is_filled, "{command}");
+        if is_filled {
+            assert_eq!(simple[0].len(), names.len(), "{command}");
+        }
     }
     let tenant = setup.tenant(0).slug.to_string();
     let row = &show(&client, &format!("SHOW TENANT {tenant}")).await[0];
