@@ -63,6 +63,7 @@ pub(super) struct Attempt {
     lock_attempts: u32,
     committed: bool,
     budget: Duration,
+    pub(super) failure: Option<String>,
 }
 
 impl Attempt {
@@ -225,6 +226,7 @@ impl Hands {
             lock_attempts: 0,
             committed: false,
             budget,
+            failure: None,
         });
         if let Some(routers) = &self.context.routers {
             let drain = budget.mul_f64(LOCK_PART / 2.0);
@@ -363,7 +365,7 @@ impl Hands {
             }
         }
         if let Some(attempt) = self.attempt.take() {
-            let failure = self.progress().failure.filter(|_| !attempt.committed);
+            let failure = attempt.failure.filter(|_| !attempt.committed);
             let report = HoldReport {
                 at: attempt.at,
                 to: attempt.to,

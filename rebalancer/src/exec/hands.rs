@@ -159,8 +159,12 @@ impl Hands {
         self.progress.lock().waiting = Some(what.into());
     }
 
-    pub(super) fn failed(&self, reason: &str) {
+    pub(super) fn failed(&mut self, reason: &str) {
         self.progress.lock().failure = Some(reason.to_owned());
+        if let Some(attempt) = &mut self.attempt {
+            // The first: what follows from it fails too.
+            attempt.failure.get_or_insert_with(|| reason.to_owned());
+        }
     }
 
     pub(super) fn succeeded(&self) {

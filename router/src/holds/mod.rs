@@ -3,7 +3,7 @@
 //!
 //! A hold makes a cutover quick and decides nothing: the fence on the shard does. So everything here may be lost, late
 //! or missing on one router; its clients wait a little longer then. A tenant gets here by the rebalancer
-//! ([`crate::control`]), or because a session has met its fence ([`follow`]).
+//! ([`crate::control`]), or because a session has met its fence ([`follow()`]).
 //!
 //! While no tenant moves a transaction costs one relaxed load, [`Holds::alert`].
 
@@ -255,7 +255,7 @@ impl Holds {
     }
 
     /// A session has met the tenant's fence on `shard`: its transactions wait until somebody has found out where it is.
-    /// True: that is up to the caller, who calls [`follow`].
+    /// True: that is up to the caller, who calls [`follow()`].
     pub(crate) fn meet_fence(
         &self,
         tenant: TenantId,

@@ -329,9 +329,17 @@ async fn who_keeps_a_connection_keeps_its_place() {
     assert_eq!(error, None, "it has the place");
     switches.query(&set(1, "")).await.unwrap();
     assert_eq!(refusal(&mut switches, "SELECT 1").await, None);
-    assert_eq!(refusal(&mut other, "SELECT 1").await, None);
+    becomes(&mut other, "SELECT 1", None).await;
     let begin = format!("BEGIN; {}; SELECT 1", set(0, "LOCAL"));
-    assert_eq!(refusal(&mut switches, &begin).await, None);
+    // A place is given back a moment after its client has its answer.
+    until("the other's place is free", async || {
+        let error = refusal(&mut switches, &begin).await;
+        if error.is_some() {
+            switches.query("ROLLBACK").await.unwrap();
+        }
+        error.is_none().then_some(())
+    })
+    .await;
     let error = refusal(&mut other, "SELECT 1").await.unwrap();
     assert_fields(&error, "53400", "TENANT_TRANSACTIONS");
     switches.query("COMMIT").await.unwrap();
