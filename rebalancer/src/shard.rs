@@ -8,8 +8,8 @@ mod snapshot;
 use std::time::Duration;
 
 use tenantry_schema::guard::role;
-use tenantry_schema::secrets::Password;
-use tenantry_schema::shard::{ShardAddress, ShardId, ShardName};
+use tenantry_schema::secrets::{Password, ShardSecrets};
+use tenantry_schema::shard::{Shard, ShardAddress, ShardId, ShardName};
 use tokio_postgres::{Client, Config, NoTls};
 
 pub use snapshot::Snapshot;
@@ -66,6 +66,17 @@ pub enum ConnectError {
 }
 
 impl ShardEndpoint {
+    /// A shard of the catalog, with its entry of the secrets file.
+    #[must_use]
+    pub fn new(shard: Shard, secrets: &ShardSecrets) -> Self {
+        Self {
+            id: shard.id,
+            name: shard.name,
+            address: shard.address,
+            password: secrets.passwords.agent.clone(),
+        }
+    }
+
     /// Connection parameters, without TLS as all sessions of this program.
     #[must_use]
     pub fn config(&self) -> Config {

@@ -160,12 +160,7 @@ async fn refuse_if_used(shard: &Shard, sources: &Sources) -> Result<(), Failure>
         ))
         .hint(hint)
     })?;
-    let endpoint = ShardEndpoint {
-        id: shard.id,
-        name: shard.name.clone(),
-        address: shard.address.clone(),
-        password: own.passwords.agent.clone(),
-    };
+    let endpoint = ShardEndpoint::new(shard.clone(), own);
     let unreachable = |error: anyhow::Error| {
         Failure::new(
             Exit::Transient,

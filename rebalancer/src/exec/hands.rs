@@ -262,10 +262,5 @@ pub(crate) async fn endpoint(context: &Context, id: ShardId) -> Result<ShardEndp
     let own = own.ok_or_else(|| {
         EffectError::NotYet(format!("the secrets file has no shard {}", shard.name))
     })?;
-    Ok(ShardEndpoint {
-        id,
-        address: shard.address,
-        password: own.passwords.agent.clone(),
-        name: shard.name,
-    })
+    Ok(ShardEndpoint::new(shard, own))
 }

@@ -246,19 +246,15 @@ impl MoveTask {
             ..
         } = self;
         let progress = hands.shared_progress();
-        let mut asked = None;
-        let outcome = {
+        let ended = {
             let mut work = pin!(hands.perform(effect));
             loop {
                 tokio::select! {
-                    outcome = &mut work => break Some(outcome),
+                    outcome = &mut work => break Ok(outcome),
                     Some(command) = commands.recv() => {
                         let event = Event::Asked(command.command);
                         match machine::step(machine, &event, Timestamp::now()) {
-                            Ok(step) => {
-                                asked = Some((command, step));
-                                break None;
-                            }
+                            Ok(step) => break Err((command, step)),
                             Err(refused) => refuse(catalog, lead, &command, &refused.to_string()).await,
                         }
                     }
@@ -273,14 +269,15 @@ impl MoveTask {
                 }
             }
         };
-        if let Some((command, step)) = asked {
-            self.follow(step, Some(command.id)).await?;
-            return Ok(Ended::GivenUp);
-        }
-        self.reach(&format!("after {place}")).await?;
-        match outcome {
-            Some(outcome) => Ok(Ended::Effect(effect, outcome)),
-            None => Ok(Ended::GivenUp),
+        match ended {
+            Ok(outcome) => {
+                self.reach(&format!("after {place}")).await?;
+                Ok(Ended::Effect(effect, outcome))
+            }
+            Err((command, step)) => {
+                self.follow(step, Some(command.id)).await?;
+                Ok(Ended::GivenUp)
+            }
         }
     }
 
@@ -289,12 +286,18 @@ impl MoveTask {
         let Some(command) = self.commands.recv().await else {
             return Err(TaskError::LeadLost);
         };
+        self.obey(&command).await?;
+        Ok(())
+    }
+
+    /// Follows a command while no effect is under way. `false`: it was refused.
+    async fn obey(&mut self, command: &AskedCommand) -> Result<bool, TaskError> {
         let event = Event::Asked(command.command);
         match machine::step(&self.machine, &event, Timestamp::now()) {
-            Ok(step) => self.follow(step, Some(command.id)).await,
+            Ok(step) => self.follow(step, Some(command.id)).await.map(|()| true),
             Err(refused) => {
-                refuse(&self.catalog, &self.lead, &command, &refused.to_string()).await;
-                Ok(())
+                refuse(&self.catalog, &self.lead, command, &refused.to_string()).await;
+                Ok(false)
             }
         }
     }
@@ -308,15 +311,9 @@ impl MoveTask {
         while self.machine.takes_commands() && Instant::now() < until {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return Ok(()),
-                Some(command) = self.commands.recv() => {
-                    let event = Event::Asked(command.command);
-                    match machine::step(&self.machine, &event, Timestamp::now()) {
-                        Ok(step) => return self.follow(step, Some(command.id)).await,
-                        Err(refused) => {
-                            refuse(&self.catalog, &self.lead, &command, &refused.to_string()).await;
-                        }
-                    }
-                }
+                Some(command) = self.commands.recv() => if self.obey(&command).await? {
+                    return Ok(());
+                },
             }
         }
         tokio::time::sleep_until(until).await;

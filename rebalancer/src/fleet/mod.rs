@@ -181,12 +181,7 @@ pub(crate) async fn endpoints(work: &FleetWork) -> Result<Vec<ShardEndpoint>, Fl
         .filter(|shard| shard.state != tenantry_schema::shard::ShardState::Down);
     let endpoints = reachable.filter_map(|shard| {
         let own = secrets.shard(shard.name.as_str())?;
-        Some(ShardEndpoint {
-            id: shard.id,
-            password: own.passwords.agent.clone(),
-            name: shard.name,
-            address: shard.address,
-        })
+        Some(ShardEndpoint::new(shard, own))
     });
     Ok(endpoints.collect())
 }
